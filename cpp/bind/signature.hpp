@@ -1,0 +1,58 @@
+// What a core function's C++ signature says: the only declaration both bindings are derived from.
+//
+//     void name(const Parallel&, View<const T, R>... inputs, View<T, R>... outputs, Attrs)
+//
+// Const views are inputs, the others outputs; an attribute struct lists its fields once.
+#pragma once
+#include <tuple>
+#include <type_traits>
+
+#include "core/minifloat.hpp"
+#include "core/parallel.hpp"
+
+namespace bitlaw::bind {
+
+template <class P>
+struct Param {
+  static constexpr bool is_view = false;
+};
+template <class E, int R>
+struct Param<View<E, R>> {
+  static constexpr bool is_view = true, is_input = std::is_const_v<E>;
+  static constexpr int rank = R;
+  using Element = std::remove_const_t<E>;
+};
+
+template <auto fn>
+struct Signature;
+template <class... P, void (*fn)(const Parallel&, P...)>
+struct Signature<fn> {
+  // Reads every parameter off `source`, in order, then has `runner` run the function.
+  template <class Source, class Runner>
+  static void call(Source source, const Runner& runner) {
+    const std::tuple<P...> params{source.template get<P>()...};
+    runner([&](const Parallel& par) {
+      std::apply([&](const auto&... p) { fn(par, p...); }, params);
+    });
+  }
+  template <class Source>
+  static bool matches(Source source) {
+    return (source.template matches<P>() && ...) && source.exhausted();
+  }
+};
+
+// An attribute struct from anything with get<type>(name).
+template <class Attrs, class Dict>
+Attrs attributes(Dict& dict) {
+  Attrs attrs{};
+  std::apply(
+      [&](auto... field) {
+        ((attrs.*field.member =
+              dict.template get<std::decay_t<decltype(attrs.*field.member)>>(field.name)),
+         ...);
+      },
+      Attrs::fields());
+  return attrs;
+}
+
+}  // namespace bitlaw::bind

@@ -1,0 +1,85 @@
+// Run-time choice of the instruction set, for loops written once and vectorised by the compiler.
+//
+//     struct Scale {                                  // a leaf: raw pointers and numbers only
+//       BITLAW_LEAF static void run(const float* x, float* y, int64_t n, float a) { ... }
+//     };
+//     on_isa<Scale>(x, y, n, a);
+//
+// The leaf is inlined into one function per instruction set. Whatever is not inlined is compiled
+// once, for the base set, so no code can leak from a machine that has AVX-512 to one that has not.
+// BITLAW_ISA=base|avx2|avx512 asks for a lower set; every set gives the same bits.
+#pragma once
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+#include "core/view.hpp"
+
+#define BITLAW_LEAF [[gnu::always_inline]] inline
+// In place, input and output are the same memory, index by index: no dependence between iterations.
+#define BITLAW_LOOP _Pragma("GCC ivdep")
+
+namespace bitlaw {
+
+enum class Isa { base, avx2, avx512 };
+
+inline Isa supported_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return Isa::avx512;
+  if (__builtin_cpu_supports("avx2")) return Isa::avx2;
+#endif
+  return Isa::base;
+}
+
+inline Isa requested_isa() {
+  const char* text = std::getenv("BITLAW_ISA");
+  const Isa best = supported_isa();
+  if (!text || !*text) return best;
+  const std::string name = text;
+  const Isa isa = name == "avx512" ? Isa::avx512 : name == "avx2" ? Isa::avx2 : Isa::base;
+  require(isa != Isa::base || name == "base",
+          "BITLAW_ISA must be base, avx2 or avx512, got " + name);
+  require(isa <= best, "BITLAW_ISA asks for an instruction set this machine lacks: " + name);
+  return isa;
+}
+
+inline Isa active_isa() {
+  static const Isa isa = requested_isa();
+  return isa;
+}
+
+inline const char* isa_name(Isa isa) {
+  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "base";
+}
+
+#if defined(__x86_64__)
+template <class Leaf, class... A>
+[[gnu::target("avx2,prefer-vector-width=256")]] void run_avx2(A... a) {
+  Leaf::run(a...);
+}
+template <class Leaf, class... A>
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void run_avx512(
+    A... a) {
+  Leaf::run(a...);
+}
+#endif
+template <class Leaf, class... A>
+void run_base(A... a) {
+  Leaf::run(a...);
+}
+
+template <class Leaf, class... A>
+inline void on_isa(A... a) {
+#if defined(__x86_64__)
+  switch (active_isa()) {
+    case Isa::avx512: return run_avx512<Leaf>(a...);
+    case Isa::avx2: return run_avx2<Leaf>(a...);
+    case Isa::base: break;
+  }
+#endif
+  run_base<Leaf>(a...);
+}
+
+}  // namespace bitlaw

@@ -1,0 +1,157 @@
+// Masks of n:m sparsity, and the application of a packed mask.
+#pragma once
+#include <tuple>
+
+#include "core/bits.hpp"
+#include "core/parallel.hpp"
+#include "core/select.hpp"
+
+namespace bitlaw {
+
+struct NmAttrs {
+  int64_t n, m;
+  bool along_rows;  // groups of m consecutive rows of a column; else consecutive columns of a row
+  static constexpr auto fields() {
+    return std::tuple{Field{"n", &NmAttrs::n}, Field{"m", &NmAttrs::m},
+                      Field{"along_rows", &NmAttrs::along_rows}};
+  }
+};
+
+inline constexpr int64_t kMaxGroup = 64;
+// Groups ranked side by side: one key of each in a row of the table below.
+inline constexpr int64_t kSide = 64;
+
+// flags[j][w]: whether key j of group w is among the group's n largest, lowest j first among equals.
+struct RankGroups {
+  BITLAW_LEAF static void run(const int32_t* keys, uint8_t* flags, int64_t n, int64_t m) {
+    for (int64_t j = 0; j < m; ++j) {
+      int32_t rank[kSide] = {};
+      for (int64_t i = 0; i < m; ++i) {
+        const int32_t strict = i < j ? 0 : 1;  // an equal key earlier in the group goes before
+        for (int64_t w = 0; w < kSide; ++w)
+          rank[w] += keys[i * kSide + w] >= keys[j * kSide + w] + strict;
+      }
+      for (int64_t w = 0; w < kSide; ++w) flags[j * kSide + w] = rank[w] < n;
+    }
+  }
+};
+
+// Groups along the columns of a contiguous stretch of `groups` * m elements.
+template <class T, int kM>
+struct NmStretch {
+  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t groups, int64_t n, int64_t m_any) {
+    const int64_t m = kM ? kM : m_any;
+    int32_t keys[(kM ? kM : kMaxGroup) * kSide];
+    uint8_t ranked[(kM ? kM : kMaxGroup) * kSide];
+    for (int64_t g = 0; g < groups; g += kSide) {
+      const int64_t side = groups - g < kSide ? groups - g : kSide;
+      for (int64_t j = 0; j < m; ++j)
+        for (int64_t w = 0; w < kSide; ++w)
+          keys[j * kSide + w] = w < side ? selection_key(to_float(x[(g + w) * m + j])) : 0;
+      RankGroups::run(keys, ranked, n, m);
+      for (int64_t w = 0; w < side; ++w)
+        for (int64_t j = 0; j < m; ++j) flags[(g + w) * m + j] = ranked[j * kSide + w];
+    }
+  }
+};
+
+// Groups along the rows: m rows of `cols` columns.
+template <class T, int kM>
+struct NmPanel {
+  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t cols, int64_t n, int64_t m_any) {
+    const int64_t m = kM ? kM : m_any;
+    int32_t keys[(kM ? kM : kMaxGroup) * kSide];
+    uint8_t ranked[(kM ? kM : kMaxGroup) * kSide];
+    for (int64_t c = 0; c < cols; c += kSide) {
+      const int64_t side = cols - c < kSide ? cols - c : kSide;
+      for (int64_t j = 0; j < m; ++j)
+        for (int64_t w = 0; w < side; ++w)
+          keys[j * kSide + w] = selection_key(to_float(x[j * cols + c + w]));
+      RankGroups::run(keys, ranked, n, m);
+      for (int64_t j = 0; j < m; ++j)
+        for (int64_t w = 0; w < side; ++w) flags[j * cols + c + w] = ranked[j * kSide + w];
+    }
+  }
+};
+
+struct PackFlags {
+  BITLAW_LEAF static void run(const uint8_t* flags, uint8_t* bits, int64_t n) {
+    pack_flags(flags, bits, n);
+  }
+};
+
+// Flags of `length` consecutive elements, a multiple of the group's size.
+template <class T>
+void nm_flags(const T* x, uint8_t* flags, int64_t length, int64_t cols, NmAttrs a) {
+  const auto run = [&]<int kM>() {
+    if (!a.along_rows) return on_isa<NmStretch<T, kM>>(x, flags, length / a.m, a.n, a.m);
+    for (int64_t at = 0; at < length; at += a.m * cols)
+      on_isa<NmPanel<T, kM>>(x + at, flags + at, cols, a.n, a.m);
+  };
+  if (a.m == 4)
+    run.template operator()<4>();
+  else if (a.m == 8)
+    run.template operator()<8>();
+  else
+    run.template operator()<0>();
+}
+
+// mask[item] has n ones in every m consecutive elements: the largest |x|, lowest index first among
+// equals, NaN last. Bits are those of the item's elements in memory order.
+template <class T>
+void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmAttrs a) {
+  const int64_t cols = x.shape[2], length = x.item_size();
+  require(a.m >= 1 && a.m <= kMaxGroup, "m must be in [1, 64], got " + std::to_string(a.m));
+  require(a.n >= 1 && a.n <= a.m, "n must be in [1, m], got " + std::to_string(a.n));
+  require(x.shape[a.along_rows ? 1 : 2] % a.m == 0, "m must divide the axis of x");
+  if (x.size() == 0) return;
+  // A unit holds whole groups and starts on a byte of the mask.
+  const int64_t group = a.along_rows ? a.m * cols : a.m;
+  const int64_t step = std::lcm<int64_t>(group, 8);
+  const int64_t unit = std::min(length, std::max(step, int64_t{8192} / step * step));
+  const int64_t units = (length + unit - 1) / unit;
+  par(x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> flags(unit);
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t first = u % units * unit, n = std::min(unit, length - first);
+      nm_flags(x.item(u / units) + first, flags.data(), n, cols, a);
+      on_isa<PackFlags>(flags.data(), mask.item(u / units) + first / 8, n);
+    }
+  });
+}
+
+struct PruneAttrs {
+  static constexpr auto fields() { return std::tuple{}; }
+};
+
+// Where a bit of the mask is 1 the element, else zero. A float times a flag would keep NaN.
+template <class T>
+struct PruneStretch {
+  BITLAW_LEAF static void run(const T* x, const uint8_t* mask, T* y, int64_t n) {
+    const int64_t whole = n / 8;
+    for (int64_t b = 0; b < whole; ++b) {
+      const uint32_t byte = mask[b];
+      BITLAW_LOOP
+      for (int l = 0; l < 8; ++l) y[8 * b + l] = (byte >> l) & 1u ? x[8 * b + l] : T{};
+    }
+    for (int64_t i = whole * 8; i < n; ++i) y[i] = (mask[i / 8] >> (i % 8)) & 1 ? x[i] : T{};
+  }
+};
+
+// y = x where the mask's bit is 1, else 0.
+template <class T>
+void prune(const Parallel& par, View<const T, 2> x, View<const uint8_t, 2> mask, View<T, 2> y,
+           PruneAttrs) {
+  const int64_t n = x.shape[1], unit = std::min<int64_t>(n, 8192);
+  if (x.size() == 0) return;
+  const int64_t units = (n + unit - 1) / unit;
+  par(x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t item = u / units, first = u % units * unit;
+      on_isa<PruneStretch<T>>(x.item(item) + first, mask.item(item) + first / 8,
+                              y.item(item) + first, std::min(unit, n - first));
+    }
+  });
+}
+
+}  // namespace bitlaw

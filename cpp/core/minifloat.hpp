@@ -1,0 +1,40 @@
+// One number: bfloat16 to float and back. Arithmetic is always float.
+#pragma once
+#include <bit>
+#include <cstdint>
+
+#include "core/isa.hpp"
+
+namespace bitlaw {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+BITLAW_LEAF float to_float(float x) { return x; }
+BITLAW_LEAF float to_float(bfloat16 x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+
+template <class T>
+struct Narrow;
+template <>
+struct Narrow<float> {
+  BITLAW_LEAF static float from(float x) { return x; }
+};
+template <>
+struct Narrow<bfloat16> {
+  // Nearest, ties to even; NaN stays NaN (rounding its bits could carry into infinity).
+  BITLAW_LEAF static bfloat16 from(float x) {
+    const uint32_t u = std::bit_cast<uint32_t>(x);
+    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const uint32_t nan = (u >> 16) | 0x40u;
+    return {static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+  }
+};
+
+// The bits of |x|: ordered like the magnitudes, with NaN above infinity.
+BITLAW_LEAF int32_t magnitude_bits(float x) { return std::bit_cast<int32_t>(x) & 0x7fffffff; }
+inline constexpr int32_t kInfinityBits = 0x7f800000;
+
+}  // namespace bitlaw

@@ -1,0 +1,404 @@
+// Fake quantization: to a grid of a few levels and back, one scale per group.
+//
+// An array is a list of items; an item is [rows, cols]; `block` columns over all rows of an item
+// share one scale. That one layout is every granularity: a scale per row is items of one row and
+// block = cols; blocks along the row, block = 32; a scale per column, block = 1; a tile, rows and
+// block both above 1. A group that fits the cache is read from memory once.
+#pragma once
+#include <numeric>
+#include <tuple>
+#include <vector>
+
+#include "core/bits.hpp"
+#include "core/grid.hpp"
+#include "core/parallel.hpp"
+
+namespace bitlaw {
+
+struct QuantizeAttrs {
+  int64_t block;
+  std::string statistic, estimator;
+  bool pruned;  // exact zeros are pruned weights: they stay zero and take no part in the scale
+  static constexpr auto fields() {
+    return std::tuple{Field{"block", &QuantizeAttrs::block},
+                      Field{"statistic", &QuantizeAttrs::statistic},
+                      Field{"estimator", &QuantizeAttrs::estimator},
+                      Field{"pruned", &QuantizeAttrs::pruned}};
+  }
+};
+
+struct StatisticAttrs {
+  int64_t block;
+  std::string statistic;
+  bool pruned;
+  static constexpr auto fields() {
+    return std::tuple{Field{"block", &StatisticAttrs::block},
+                      Field{"statistic", &StatisticAttrs::statistic},
+                      Field{"pruned", &StatisticAttrs::pruned}};
+  }
+};
+
+struct ScaledAttrs {
+  int64_t block;
+  std::string estimator;
+  bool pruned;
+  static constexpr auto fields() {
+    return std::tuple{Field{"block", &ScaledAttrs::block},
+                      Field{"estimator", &ScaledAttrs::estimator},
+                      Field{"pruned", &ScaledAttrs::pruned}};
+  }
+};
+
+
+// One call's arrays and choices. The scale is either taken from the data or given.
+template <class T>
+struct Quantize {
+  View<const T, 3> x;         // [items, rows, cols]
+  const float* grid;          // [items, 4]
+  T* y;                       // as x; null: statistics only
+  float* scale;               // [items, cols / block], written; null where scale_in is given
+  const float* scale_in;      // as scale
+  uint8_t* mask;              // [items, rows, bytes of cols]; null with the identity estimator
+  int64_t block;
+  Statistic statistic;
+  bool trust, pruned;
+
+  int64_t rows() const { return x.shape[1]; }
+  int64_t cols() const { return x.shape[2]; }
+  int64_t groups() const { return cols() / block; }
+  bool square() const { return statistic == Statistic::rms; }
+  Grid grid_of(int64_t item) const {
+    const float* g = grid + 4 * item;
+    return {g[0], g[1], g[2], g[3]};
+  }
+};
+
+// Elements worked on at a time while they stay in the first-level cache.
+inline constexpr int64_t kUnit = 8192;
+// A longer group is split over threads: one pass for its statistic, one for its map.
+inline constexpr int64_t kLong = 64 * 1024;
+
+template <class T>
+bool is_long(View<const T, 3> x, int64_t block) {
+  return block == x.shape[2] && x.item_size() > kLong;
+}
+
+// Many items go to threads whole; few large ones are split inside.
+template <class T, class Body>
+void for_items(const Parallel& par, View<const T, 3> x, const Body& body) {
+  if (x.item_size() > kLong) {
+    for (int64_t i = 0; i < x.shape[0]; ++i) body(par, i);
+    return;
+  }
+  par(x.shape[0], items_per_chunk(x.item_size()), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(Parallel(), i);
+  });
+}
+
+inline std::vector<uint8_t>& flags_of_thread(int64_t n) {
+  static thread_local std::vector<uint8_t> flags;
+  if (static_cast<int64_t>(flags.size()) < n) flags.resize(n);
+  return flags;
+}
+
+// ---- leaves ----------------------------------------------------------------------------------
+
+// Consecutive groups of one row: all statistics, all scales, then the map, and the mask's bits.
+// kBlock = 0 takes the block from the argument; a constant lets the compiler unroll the group.
+template <class T, int kBlock>
+struct QuantizeGroups {
+  BITLAW_LEAF static void run(const T* x, T* y, float* scale, const float* scale_in, uint8_t* flags,
+                              uint8_t* mask, int64_t groups, int64_t block, Grid g, bool rms,
+                              bool trust, bool pruned) {
+    const int64_t n = kBlock ? kBlock : block;
+    if (!scale_in) {
+      const Statistic statistic = rms ? Statistic::rms : Statistic::absmax;
+      for (int64_t b = 0; b < groups; ++b)
+        scale[b] = rms ? statistic_of(sums_of(x + b * n, n, true, pruned), statistic)
+                       : std::bit_cast<float>(absmax_bits(x + b * n, n));
+      BITLAW_LOOP
+      for (int64_t b = 0; b < groups; ++b) scale[b] = scale_of(scale[b], g.span);
+      scale_in = scale;
+    }
+    if (mask) {
+      for (int64_t b = 0; b < groups; ++b)
+        map_group<T, true>(x + b * n, y + b * n, flags + b * n, n, scale_in[b], g, trust,
+                           pruned);
+      pack_flags(flags, mask, groups * n);
+    } else {
+      for (int64_t b = 0; b < groups; ++b)
+        map_group<T, false>(x + b * n, y + b * n, nullptr, n, scale_in[b], g, trust, pruned);
+    }
+  }
+};
+
+template <class T>
+struct GroupStatistics {
+  BITLAW_LEAF static void run(const T* x, int64_t groups, int64_t block, bool rms, bool pruned,
+                              float* out) {
+    const Statistic statistic = rms ? Statistic::rms : Statistic::absmax;
+    for (int64_t b = 0; b < groups; ++b)
+      out[b] = statistic_of(sums_of(x + b * block, block, rms, pruned), statistic);
+  }
+};
+
+template <class T>
+struct SumStretch {
+  BITLAW_LEAF static void run(const T* x, int64_t n, bool square, bool pruned, Sums* out) {
+    *out = sums_of_stretch(x, n, square, pruned);
+  }
+};
+
+// Adds a panel of rows to one Sums per column, kept as three arrays.
+template <class T>
+struct SumColumns {
+  BITLAW_LEAF static void run(const T* x, int64_t rows, int64_t cols, bool square, bool pruned,
+                              int32_t* amax, double* total, int32_t* zeros) {
+    for (int64_t r = 0; r < rows; ++r, x += cols) {
+      BITLAW_LOOP
+      for (int64_t c = 0; c < cols; ++c) {
+        const int32_t m = magnitude_bits(to_float(x[c]));
+        amax[c] = amax[c] > m ? amax[c] : m;
+      }
+      if (square) {
+        BITLAW_LOOP
+        for (int64_t c = 0; c < cols; ++c) {
+          const double v = to_float(x[c]);
+          total[c] += v * v;
+        }
+      }
+      if (pruned) {
+        BITLAW_LOOP
+        for (int64_t c = 0; c < cols; ++c) zeros[c] += to_float(x[c]) == 0.0f;
+      }
+    }
+  }
+};
+
+// Rows whose columns have a scale each.
+template <class T, bool kFlags>
+struct QuantizeColumns {
+  BITLAW_LEAF static void run(const T* x, T* y, const float* scale, const float* inv,
+                              uint8_t* flags, uint8_t* mask, int64_t rows, int64_t cols, Grid g,
+                              bool trust, bool pruned) {
+    for (int64_t r = 0; r < rows; ++r, x += cols, y += cols) {
+      BITLAW_LOOP
+      for (int64_t c = 0; c < cols; ++c) {
+        const Rounded v = round_to_grid(to_float(x[c]), scale[c], inv[c], g, trust, pruned);
+        y[c] = Narrow<T>::from(v.value);
+        if constexpr (kFlags) flags[c] = v.keep;
+      }
+      if constexpr (kFlags) {
+        pack_flags(flags, mask, cols);
+        mask += bytes_of_bits(cols);
+      }
+    }
+  }
+};
+
+// ---- statistics ------------------------------------------------------------------------------
+
+// Sums of `n` consecutive elements by stretches on several threads, added up in order.
+template <class T>
+Sums long_sums(const Parallel& par, const T* x, int64_t n, bool square, bool pruned) {
+  const int64_t stretches = (n + kStretch - 1) / kStretch;
+  std::vector<Sums> parts(stretches);
+  par(stretches, kSerial / kStretch, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      on_isa<SumStretch<T>>(x + s * kStretch, std::min(kStretch, n - s * kStretch), square, pruned,
+                            &parts[s]);
+  });
+  Sums sums;
+  for (const Sums& part : parts) sums.add(part);
+  return sums;
+}
+
+// Statistics of one item of several rows, a block of columns each: panels of rows are summed column
+// by column, then panels and columns add up in order.
+template <class T>
+void column_statistics(const Parallel& par, const T* x, int64_t rows, int64_t cols, int64_t block,
+                       Statistic statistic, bool pruned, float* out) {
+  constexpr int64_t kPanel = 64;
+  const bool square = statistic == Statistic::rms;
+  const int64_t panels = (rows + kPanel - 1) / kPanel;
+  std::vector<int32_t> amax(panels * cols), zeros(pruned ? panels * cols : 0);
+  std::vector<double> total(square ? panels * cols : 0);
+  par(panels, items_per_chunk(kPanel * cols), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      on_isa<SumColumns<T>>(x + p * kPanel * cols, std::min(kPanel, rows - p * kPanel), cols,
+                            square, pruned, amax.data() + p * cols,
+                            square ? total.data() + p * cols : nullptr,
+                            pruned ? zeros.data() + p * cols : nullptr);
+  });
+  for (int64_t b = 0; b < cols / block; ++b) {
+    Sums sums;
+    for (int64_t p = 0; p < panels; ++p)
+      for (int64_t c = b * block; c < (b + 1) * block; ++c) {
+        const int64_t at = p * cols + c;
+        sums.add({amax[at], square ? total[at] : 0, pruned ? -int64_t{zeros[at]} : 0});
+      }
+    sums.count += rows * block;
+    out[b] = statistic_of(sums, statistic);
+  }
+}
+
+// statistic[item, b] of every group.
+template <class T>
+void statistics(const Parallel& par, View<const T, 3> x, int64_t block, Statistic statistic,
+                bool pruned, float* out) {
+  const int64_t items = x.shape[0], rows = x.shape[1], cols = x.shape[2], groups = cols / block;
+  if (is_long(x, block)) {
+    for (int64_t i = 0; i < items; ++i)
+      out[i] = statistic_of(
+          long_sums(par, x.item(i), rows * cols, statistic == Statistic::rms, pruned), statistic);
+    return;
+  }
+  if (rows == 1) {
+    par(items, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
+      on_isa<GroupStatistics<T>>(x.item(begin), (end - begin) * groups, block,
+                                 statistic == Statistic::rms, pruned, out + begin * groups);
+    });
+    return;
+  }
+  for_items(par, x, [&](const Parallel& inner, int64_t i) {
+    column_statistics(inner, x.item(i), rows, cols, block, statistic, pruned, out + i * groups);
+  });
+}
+
+// ---- the three layouts -----------------------------------------------------------------------
+
+// Items of one row: units of whole groups, spread over threads.
+template <class T>
+void quantize_rows(const Parallel& par, const Quantize<T>& q) {
+  const int64_t cols = q.cols(), block = q.block;
+  // A unit starts on a byte of the mask.
+  const int64_t step = block == cols ? cols : std::lcm<int64_t>(block, 8);
+  const int64_t unit = std::min(cols, std::max(step, kUnit / step * step));
+  const int64_t units = (cols + unit - 1) / unit;
+  par(q.x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
+    uint8_t* flags = q.mask ? flags_of_thread(unit).data() : nullptr;
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t item = u / units, first = u % units * unit;
+      const int64_t groups = (std::min(cols, first + unit) - first) / block;
+      const int64_t at = item * cols + first, group = item * q.groups() + first / block;
+      auto run = [&]<int kBlock>() {
+        on_isa<QuantizeGroups<T, kBlock>>(
+            q.x.data + at, q.y + at, q.scale_in ? nullptr : q.scale + group,
+            q.scale_in ? q.scale_in + group : nullptr,
+            flags, q.mask ? q.mask + item * bytes_of_bits(cols) + first / 8 : nullptr, groups,
+            block, q.grid_of(item), q.square(), q.trust, q.pruned);
+      };
+      if (block == 32)
+        run.template operator()<32>();
+      else if (block == 16)
+        run.template operator()<16>();
+      else
+        run.template operator()<0>();
+    }
+  });
+}
+
+// One group per item, longer than a cache, its scale known.
+template <class T>
+void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale) {
+  const int64_t rows = q.rows(), cols = q.cols(), n = rows * cols;
+  for (int64_t item = 0; item < q.x.shape[0]; ++item) {
+    const Grid g = q.grid_of(item);
+    const int64_t unit = std::min(cols, kUnit), units = (cols + unit - 1) / unit;
+    par(rows * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
+      uint8_t* flags = q.mask ? flags_of_thread(unit).data() : nullptr;
+      for (int64_t u = begin; u < end; ++u) {
+        const int64_t row = u / units, first = u % units * unit;
+        const int64_t at = item * n + row * cols + first;
+        const int64_t byte = (item * rows + row) * bytes_of_bits(cols) + first / 8;
+        on_isa<QuantizeGroups<T, 0>>(q.x.data + at, q.y + at, static_cast<float*>(nullptr),
+                                     scale + item, flags, q.mask ? q.mask + byte : nullptr,
+                                     int64_t{1}, std::min(unit, cols - first), g, q.square(),
+                                     q.trust, q.pruned);
+      }
+    });
+  }
+}
+
+// One item of several rows and a scale per block of columns, all known.
+template <class T>
+void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item,
+                      const float* scale) {
+  const int64_t rows = q.rows(), cols = q.cols();
+  const Grid g = q.grid_of(item);
+  std::vector<float> column_scale(cols), column_inv(cols);
+  for (int64_t c = 0; c < cols; ++c) column_scale[c] = scale[c / q.block];
+  for (int64_t c = 0; c < cols; ++c) column_inv[c] = inverse_of(column_scale[c]);
+  par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
+    const int64_t at = (item * rows + begin) * cols;
+    auto run = [&]<bool kFlags>(uint8_t* flags, uint8_t* mask) {
+      on_isa<QuantizeColumns<T, kFlags>>(q.x.data + at, q.y + at, column_scale.data(),
+                                         column_inv.data(), flags, mask, end - begin, cols, g,
+                                         q.trust, q.pruned);
+    };
+    if (q.mask)
+      run.template operator()<true>(flags_of_thread(cols).data(),
+                                    q.mask + (item * rows + begin) * bytes_of_bits(cols));
+    else
+      run.template operator()<false>(nullptr, nullptr);
+  });
+}
+
+template <class T>
+void quantize(const Parallel& par, const Quantize<T>& q) {
+  const auto& x = q.x;
+  if (x.size() == 0) return;
+  if (x.shape[1] == 1 && !is_long(x, q.block)) return quantize_rows(par, q);
+  const int64_t n = x.shape[0] * q.groups();
+  if (!q.scale_in) {
+    statistics(par, x, q.block, q.statistic, q.pruned, q.scale);
+    for (int64_t i = 0; i < n; ++i)
+      q.scale[i] = scale_of(q.scale[i], q.grid_of(i / q.groups()).span);
+  }
+  const float* scale = q.scale_in ? q.scale_in : q.scale;
+  if (is_long(x, q.block)) return quantize_long(par, q, scale);
+  for_items(par, x, [&](const Parallel& inner, int64_t i) {
+    quantize_columns(inner, q, i, scale + i * q.groups());
+  });
+}
+
+// ---- the ops ---------------------------------------------------------------------------------
+
+template <class T>
+void check(View<const T, 3> x, int64_t block) {
+  require(block > 0 && x.shape[2] % block == 0, "block must divide the columns of x");
+}
+
+template <class T>
+void group_statistic(const Parallel& par, View<const T, 3> x, View<float, 2> statistic,
+                     StatisticAttrs a) {
+  check(x, a.block);
+  if (x.size() == 0)
+    std::fill_n(statistic.data, statistic.size(), 0.0f);
+  else
+    statistics(par, x, a.block, parse_statistic(a.statistic), a.pruned, statistic.data);
+}
+
+template <class T>
+void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2> grid,
+                   View<T, 3> y, View<float, 2> scale, View<uint8_t, 3> mask, QuantizeAttrs a) {
+  check(x, a.block);
+  const Estimator estimator = parse_estimator(a.estimator);
+  if (x.size() == 0) std::fill_n(scale.data, scale.size(), 0.0f);
+  quantize<T>(par, {x, grid.data, y.data, scale.data, nullptr,
+                    estimator == Estimator::identity ? nullptr : mask.data, a.block,
+                    parse_statistic(a.statistic), estimator == Estimator::trust, a.pruned});
+}
+
+template <class T>
+void fake_quantize_scaled(const Parallel& par, View<const T, 3> x, View<const float, 2> scale,
+                          View<const float, 2> grid, View<T, 3> y, View<uint8_t, 3> mask,
+                          ScaledAttrs a) {
+  check(x, a.block);
+  const Estimator estimator = parse_estimator(a.estimator);
+  quantize<T>(par, {x, grid.data, y.data, nullptr, scale.data,
+                    estimator == Estimator::identity ? nullptr : mask.data, a.block,
+                    Statistic::absmax, estimator == Estimator::trust, a.pruned});
+}
+
+}  // namespace bitlaw

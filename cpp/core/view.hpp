@@ -1,0 +1,45 @@
+// A non-owning, row-major array: pointer plus shape. The only array type in core.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#ifdef __CUDACC__
+#define BITLAW_HD __host__ __device__
+#else
+#define BITLAW_HD
+#endif
+
+namespace bitlaw {
+
+template <class T, int R>
+struct View {
+  T* data;
+  int64_t shape[R];
+
+  int64_t size() const {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+  int64_t item_size() const {  // elements of one item, the leading axis
+    int64_t n = 1;
+    for (int i = 1; i < R; ++i) n *= shape[i];
+    return n;
+  }
+  T* item(int64_t i) const { return data + i * item_size(); }
+};
+
+// Shape and attribute errors. Become ValueError in Python and INVALID_ARGUMENT in XLA.
+inline void require(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+// Attribute structs list their fields once: static constexpr auto fields() { return tuple{...}; }
+template <class S, class T>
+struct Field {
+  const char* name;
+  T S::*member;
+};
+
+}  // namespace bitlaw

@@ -1,0 +1,179 @@
+"""Arrays of any rank through the quantization ops, with the straight-through gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitlaw.ops import mask, quantize
+
+FLT_MAX = quantize.FLT_MAX
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizer:
+    """The structure of a quantization: everything but its numbers, so it is static under jit.
+
+    Calling it fake-quantizes an array on the levels of `grid`, an operand: one compiled program
+    serves every format of a structure.
+
+    Attributes:
+        granularity: what shares a scale: "tensor" all of x; "channel" a column of x[..., in, out];
+            "row" a row of the last axis; "block" `block` consecutive elements along `axis`;
+            "tile" `block` rows by `tile` columns.
+        statistic: "absmax" or "rms".
+        estimator: "identity", "clip_rounded" or "trust".
+        block: elements per block; 0 unless granularity is "block" or "tile".
+        tile: columns of a tile; 0 unless granularity is "tile".
+        axis: -1 or -2, the axis blocks run along (-2 is the contraction axis of [in, out] weights).
+    """
+
+    granularity: str = "tensor"
+    statistic: str = "absmax"
+    estimator: str = "identity"
+    block: int = 0
+    tile: int = 0
+    axis: int = -1
+
+    def __call__(self, x, grid, *, pruned: bool = False, in_place: bool = False):
+        """x on the grid's levels, in x's shape and dtype.
+
+        Args:
+            x: f32 or bf16 array, numpy or JAX.
+            grid: f32[4]: qmin, qmax, offset, span (`QuantSpec.grid`).
+            pruned: exact zeros are pruned weights: they stay zero and take no part in scales.
+            in_place: x's memory may be reused; pays where x is donated or not used again.
+        """
+        if str(x.dtype) not in ("float32", "bfloat16"):
+            raise ValueError(f"x must be float32 or bfloat16, got {x.dtype}")
+        call = _Call(self, pruned, in_place)
+        if isinstance(x, jax.Array):
+            return _straight_through(call, x, jnp.asarray(grid))
+        return call.forward(np.asarray(x), np.asarray(grid, np.float32), keep_mask=False)[0]
+
+    def layout(self, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+        """([items, rows, cols], block) of the ops for an array of this shape."""
+        cols = shape[-1] if shape else 1
+        lines = math.prod(shape[:-1])
+        if self.granularity in ("tensor", "row"):
+            return (lines, 1, cols), cols
+        if len(shape) < 2 and not (self.granularity == "block" and self.axis == -1):
+            raise ValueError(f"x must have at least 2 axes for {self.granularity}, got {shape}")
+        if self.granularity == "channel":
+            return (lines // max(shape[-2], 1), shape[-2], cols), 1
+        if self.granularity == "block" and self.axis == -1:
+            self._divides(shape, -1, self.block)
+            return (lines, 1, cols), self.block
+        self._divides(shape, -2, self.block)
+        if self.granularity == "block":
+            return (lines // self.block, self.block, cols), 1
+        self._divides(shape, -1, self.tile)
+        return (lines // self.block, self.block, cols), self.tile
+
+    @staticmethod
+    def _divides(shape: tuple, axis: int, block: int) -> None:
+        if not shape or shape[axis] % block:
+            raise ValueError(
+                f"block must divide axis {len(shape) + axis} of x, got {block} and {shape}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A quantizer with its flags: hashable, so custom_vjp can hold it."""
+
+    quantizer: Quantizer
+    pruned: bool
+    in_place: bool
+
+    def forward(self, x, grid, keep_mask: bool):
+        """(x on the grid, packed mask of what the gradient passes)."""
+        q = self.quantizer
+        shape, block = q.layout(x.shape)
+        flat = x.reshape(shape)
+        grids = _xp(x).broadcast_to(grid, (shape[0], 4))
+        estimator = q.estimator if keep_mask else "identity"
+        common = {"block": block, "pruned": self.pruned, "in_place": self.in_place}
+        if q.granularity == "tensor":
+            scale = self._tensor_scale(flat, grid)
+            scale = _xp(x).broadcast_to(scale, (shape[0], 1))
+            y, bits = quantize.fake_quantize_scaled(
+                flat, scale, grids, estimator=estimator, **common
+            )
+        else:
+            y, _, bits = quantize.fake_quantize(
+                flat, grids, statistic=q.statistic, estimator=estimator, **common
+            )
+        return y.reshape(x.shape), bits
+
+    def _tensor_scale(self, flat, grid):
+        """f32[]: composed of one statistic per row, so that sharded rows need one all-reduce."""
+        xp, q = _xp(flat), self.quantizer
+        rows = quantize.group_statistic(
+            flat, block=flat.shape[2], statistic=q.statistic, pruned=self.pruned
+        )
+        # Integer bits keep NaN through the maximum, also where XLA splits it over devices.
+        largest = rows.view(np.int32).max(initial=0).view(np.float32)
+        s = largest
+        if q.statistic == "rms":
+            unit = xp.where((largest > 0) & (largest < np.inf), largest, np.float32(1))
+            ratio = rows / unit
+            count = xp.full_like(rows, flat.shape[2])
+            if self.pruned:
+                count = (flat != 0).sum(axis=(1, 2)).astype(np.float32)[:, None]
+            total = xp.maximum(count.sum(), np.float32(1))
+            s = xp.where(largest < np.inf, unit * xp.sqrt((ratio * ratio * count).sum() / total), s)
+        scale = xp.minimum(s / grid[3], FLT_MAX)
+        return xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
+
+
+def _xp(x):
+    return x.__array_namespace__()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _straight_through(call: _Call, x, grid):
+    return call.forward(x, grid, keep_mask=False)[0]
+
+
+def _straight_through_fwd(call: _Call, x, grid):
+    return call.forward(x, grid, keep_mask=True)
+
+
+def _straight_through_bwd(call: _Call, bits, g):
+    """The gradient where the estimator's bit is 1; the grid gets none."""
+    if call.quantizer.estimator != "identity":
+        shape, _ = call.quantizer.layout(g.shape)
+        rows = g.reshape(shape[0] * shape[1], shape[2])
+        g = mask.prune(rows, bits.reshape(rows.shape[0], -1), in_place=True).reshape(g.shape)
+    return g, jnp.zeros(4, jnp.float32)
+
+
+_straight_through.defvjp(_straight_through_fwd, _straight_through_bwd)
+
+
+def fake_quantize(x, spec, *, in_place: bool = False):
+    """x on the levels of `spec`, in x's shape and dtype, with the spec's straight-through gradient.
+
+        w_q = bitlaw.fake_quantize(w, "int4/channel")
+        a_q = bitlaw.fake_quantize(a, "quest4/row")
+
+    Args:
+        x: f32 or bf16 array; numpy arrays go through the compiled numpy function, JAX arrays
+            through the custom call (also under jit, grad, vmap and sharding).
+        spec: a `QuantSpec` or its string.
+        in_place: x's memory may be reused; pays where x is donated or not used again.
+
+    Raises:
+        ValueError: a bad spec, dtype, or a block that does not divide its axis.
+    """
+    from bitlaw.formats.spec import QuantSpec
+
+    spec = QuantSpec.parse(spec) if isinstance(spec, str) else spec
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    return spec.structure(x, spec.grid, in_place=in_place)

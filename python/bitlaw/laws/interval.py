@@ -1,0 +1,241 @@
+"""Bootstrap refits of a fitted law, and the intervals they give.
+
+The unit of resampling is the (size, seed): every run of one size and one seed starts from the same
+weights and reads the same data in the same order, so their losses err together, over schemes and over
+budgets. Ten units or more are resampled as they are (`cluster`). Fewer say too little about their own
+spread (four, resampled naively, cover 74 % at a nominal 90 %), so there noise is drawn from a model of
+it (`parametric`):
+
+    log L = log L_hat + u(size, seed) + t(scheme, size, seed) + r(run)
+
+with independent normal effects: u for what pairing makes common to all schemes, t for the training
+trunk whose cool-down branches are the budgets, r for the rest. So few runs do not tell the shares of
+the three in the variance well. They are therefore drawn anew for every resample, from their restricted
+likelihood times a prior. That makes the intervals as wide as they should be: it plays the part of
+Student's t in the interval of a mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bitlaw.laws import solve
+from bitlaw.laws.runs import Runs
+from bitlaw.laws.solve import Array, Design
+
+UNITS_FOR_CLUSTER = 10
+COMPONENTS = ("size and seed", "trunk", "run")
+SHARE_STEPS = 20  # shares of the variance move in steps of 1 / SHARE_STEPS
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Refits of resampled tables.
+
+    theta      f64[resamples, parameters]
+    log_loss   f64[resamples, rows], the resampled tables
+    weight     f64[resamples, rows], how often a table holds each row
+    method     what was done, for the reader
+    shares     mean share of each of COMPONENTS in the noise (parametric only)
+    widening   factor on the deviations from the fit, on the log scale (1 for parametric)
+    undefined  draws that lost a scheme or all sizes but one, and were drawn again
+    """
+
+    theta: Array
+    log_loss: Array
+    weight: Array
+    method: str
+    shares: dict[str, float]
+    widening: float = 1.0
+    undefined: int = 0
+
+    def interval(self, estimate: Array, draws: Array, level: float) -> tuple[Array, Array]:
+        """The interval of ``estimate`` from its value in every resample (axis 0 of ``draws``)."""
+        tail = (1 - level) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+        return (
+            estimate + self.widening * (low - estimate),
+            estimate + self.widening * (high - estimate),
+        )
+
+
+def units(runs: Runs) -> NDArray[np.int64]:
+    """The number of the (size, seed) of every run, from 0."""
+    return _labels(runs.n_params, runs.seed)
+
+
+def _labels(*columns: NDArray) -> NDArray[np.int64]:
+    """A number per distinct tuple of the columns, from 0."""
+    codes = [np.unique(column, return_inverse=True)[1] for column in columns]
+    return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def resample(
+    runs: Runs, design: Design, theta: Array, delta: float, resamples: int, seed: int = 0
+) -> Resamples:
+    """Refits of ``resamples`` tables, by `cluster` or `parametric` as the number of units says."""
+    rng = np.random.default_rng(seed)
+    method = cluster if units(runs).max() + 1 >= UNITS_FOR_CLUSTER else parametric
+    return method(runs, design, theta, delta, resamples, rng)
+
+
+def parametric(
+    runs: Runs,
+    design: Design,
+    theta: Array,
+    delta: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Resamples:
+    """Refits of tables drawn from the fit with noise from the three-component model."""
+    fitted, jacobian = solve.log_jacobian(design, theta[None])
+    lower, upper = design.bounds()
+    inside = (theta > lower) & (theta < upper)
+    groups = component_labels(runs)
+    shares, probability, scale = share_likelihood(
+        np.log(runs.loss) - fitted[0], jacobian[0][:, inside], groups, units(runs)
+    )
+    pick = rng.choice(len(shares), size=resamples, p=probability)
+    freedom = max(1, len(runs) - int(inside.sum()))
+    variance = scale[pick] / rng.chisquare(freedom, resamples)
+    log_loss = np.tile(fitted, (resamples, 1))
+    for component, label in enumerate(groups):
+        sd = np.sqrt(variance * shares[pick, component])
+        log_loss += sd[:, None] * rng.standard_normal((resamples, label.max() + 1))[:, label]
+    weight = np.ones_like(log_loss)
+    count = int(units(runs).max()) + 1
+    return Resamples(
+        _refit(design, theta, log_loss, weight, delta),
+        log_loss,
+        weight,
+        f"parametric bootstrap ({count} units of size and seed, {resamples} resamples)",
+        dict(zip(COMPONENTS, (probability @ shares).tolist(), strict=True)),
+    )
+
+
+def component_labels(runs: Runs) -> list[NDArray[np.int64]]:
+    """The group of every run in each of COMPONENTS."""
+    return [
+        _labels(runs.n_params, runs.seed),
+        _labels(runs.n_params, runs.seed, runs.scheme),
+        np.arange(len(runs)),
+    ]
+
+
+def share_likelihood(
+    residual: Array, jacobian: Array, groups: list[NDArray[np.int64]], unit: NDArray[np.int64]
+) -> tuple[Array, Array, Array]:
+    """Shares f64[k, 3] on a grid, their probability f64[k], and residual' P residual f64[k].
+
+    With V the covariance at unit total variance, X the jacobian, n - p the degrees of freedom,
+
+        P = V^-1 - V^-1 X (X' V^-1 X)^-1 X' V^-1
+        log likelihood = -(log|V| + log|X' V^-1 X| + (n - p) log(r' P r)) / 2
+
+    (restricted likelihood, the total variance integrated out). V is block diagonal over units. The
+    prior over shares is Jeffreys' for proportions, Dirichlet(1/2): noise of one kind is as likely
+    as a blend.
+
+    Source: Harville (1977), Maximum likelihood approaches to variance component estimation.
+    """
+    steps = np.arange(SHARE_STEPS + 1)
+    grid = np.stack(np.meshgrid(*[steps] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    grid = grid[grid.sum(axis=1) < SHARE_STEPS] / SHARE_STEPS  # the run's own share stays above 0
+    shares = np.column_stack([grid, 1 - grid.sum(axis=1)])
+    log_det = np.zeros(len(shares))
+    parameters = jacobian.shape[1]
+    stacked = np.column_stack([jacobian, residual])
+    gram = np.zeros((len(shares), parameters + 1, parameters + 1))  # [X r]' V^-1 [X r]
+    for number in range(unit.max() + 1):
+        rows = np.flatnonzero(unit == number)
+        same = [label[rows][:, None] == label[rows][None, :] for label in groups]
+        factor = np.linalg.cholesky(np.einsum("kc,cij->kij", shares, np.array(same, float)))
+        white = np.linalg.solve(factor, np.broadcast_to(stacked[rows], (*factor.shape[:2], parameters + 1)))
+        gram += np.swapaxes(white, 1, 2) @ white
+        log_det += 2 * np.sum(np.log(np.einsum("kii->ki", factor)), axis=1)
+    information, cross = gram[:, :-1, :-1], gram[:, :-1, -1:]
+    ridge = 1e-10 * np.einsum("kpp->kp", information).max(axis=1)  # flat valleys stay invertible
+    information = information + ridge[:, None, None] * np.eye(parameters)
+    explained = np.swapaxes(cross, 1, 2) @ np.linalg.solve(information, cross)
+    quadratic = np.maximum(gram[:, -1, -1] - explained[:, 0, 0], 1e-300)
+    freedom = max(1, len(residual) - parameters)
+    log_likelihood = -0.5 * (
+        log_det + np.linalg.slogdet(information)[1] + freedom * np.log(quadratic)
+    )
+    log_prior = -0.5 * np.sum(np.log(shares + 0.5 / SHARE_STEPS), axis=1)
+    log_posterior = log_likelihood + log_prior
+    probability = np.exp(log_posterior - log_posterior.max())
+    return shares, probability / probability.sum(), quadratic
+
+
+def cluster(
+    runs: Runs,
+    design: Design,
+    theta: Array,
+    delta: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Resamples:
+    """Refits of tables whose (size, seed) units are drawn with replacement, all schemes together.
+
+    A draw that leaves a scheme without a run, or the table with one size, defines no fit; it is drawn
+    again and counted.
+    """
+    unit = units(runs)
+    count = int(unit.max()) + 1
+    size_of_unit = np.array([runs.n_params[unit == k][0] for k in range(count)])
+    has_scheme = np.zeros((count, design.schemes))
+    has_scheme[unit, design.scheme] = 1
+    kept, undefined = [], 0
+    while sum(map(len, kept)) < resamples:
+        times = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        sizes = np.array([len(np.unique(size_of_unit[row > 0])) for row in times])
+        defined = ((times @ has_scheme) > 0).all(axis=1) & (sizes > 1)
+        if not defined.any():
+            raise ValueError("every resample of the (size, seed) units lost a scheme")
+        undefined += int((~defined).sum())
+        kept.append(times[defined])
+    times = np.concatenate(kept)[:resamples]
+    log_loss = np.tile(np.log(runs.loss), (resamples, 1))
+    weight = times[:, unit].astype(float)
+    return Resamples(
+        _refit(design, theta, log_loss, weight, delta),
+        log_loss,
+        weight,
+        f"cluster bootstrap ({count} units of size and seed, {resamples} resamples)",
+        {},
+        few_units_widening(count),
+        undefined,
+    )
+
+
+def few_units_widening(count: int) -> float:
+    """The factor by which deviations from the fit grow for ``count`` resampled units.
+
+        sqrt(count / (count - 2)) * t_(count - 2) / z
+
+    at the 95 % quantile: units of two noisy numbers (a level and a slope in size) leave count - 2
+    degrees of freedom. Twelve units give 1.21; without it they cover 81-89 % at a nominal 90 %.
+    """
+    freedom = count - 2
+    return float(np.sqrt(count / freedom) * stats.t.ppf(0.95, freedom) / stats.norm.ppf(0.95))
+
+
+def _refit(design: Design, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
+    """Warm-started refits of a batch of tables, in pieces that fit in memory."""
+    lower, upper = design.bounds()
+    piece = max(1, 4_000_000 // (len(design.scheme) * design.size))
+    return np.concatenate(
+        [
+            solve.polish(
+                design, np.tile(theta, (len(y), 1)), y, weight[k : k + piece], delta, lower, upper
+            )
+            for k in range(0, len(log_loss), piece)
+            for y in [log_loss[k : k + piece]]
+        ]
+    )
+

@@ -1,0 +1,275 @@
+"""Fake quantization: to a grid of a few levels and back in float, one scale per group.
+
+Arrays are [items, rows, cols] and `block` columns over all rows of an item share a scale. That one
+layout is every granularity: a scale per row is items of one row and block = cols; blocks along a
+row, block = 32; a scale per column, block = 1; a tile, rows and block both above 1.
+
+A grid is four numbers per item: levels (code + offset) * scale for whole codes qmin..qmax, and span,
+how many steps the statistic covers: scale = statistic / span. `bitlaw.formats` makes grids from
+format names; being operands, one compiled program serves all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitlaw.ops.bits import bytes_of_bits, magnitude_bits, pack_flags
+from bitlaw.ops.op import Shape, op
+
+INFINITY_BITS = np.int32(0x7F800000)
+FLT_MAX = np.finfo(np.float32).max
+STATISTICS = ("absmax", "rms")
+ESTIMATORS = ("identity", "clip_rounded", "trust")
+
+
+def _check(x, block: int, rank: int = 3) -> None:
+    if x.ndim != rank:
+        raise ValueError(f"x must be [items, rows, cols], got shape {x.shape}")
+    if str(x.dtype) not in ("float32", "bfloat16"):
+        raise ValueError(f"x must be float32 or bfloat16, got {x.dtype}")
+    if block < 1 or x.shape[2] % block:
+        raise ValueError(f"block must divide axis 2 of x, got {block} and {x.shape}")
+
+
+def _check_operand(name: str, array, shape: tuple) -> None:
+    if tuple(array.shape) != shape or str(array.dtype) != "float32":
+        raise ValueError(f"{name} must be f32{list(shape)}, got {array.dtype}{list(array.shape)}")
+
+
+def _check_choice(name: str, value: str, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _mask_shape(x, estimator: str) -> Shape:
+    """One bit per element, rows starting on a byte; nothing for the identity."""
+    _check_choice("estimator", estimator, ESTIMATORS)
+    cols = 0 if estimator == "identity" else bytes_of_bits(x.shape[2])
+    return Shape((x.shape[0], x.shape[1], cols), np.uint8)
+
+
+def _statistic_out(x, *, block, statistic, pruned):
+    _check(x, block)
+    _check_choice("statistic", statistic, STATISTICS)
+    return (Shape((x.shape[0], x.shape[2] // block), np.float32),)
+
+
+def _fake_quantize_out(x, grid, *, block, statistic, estimator, pruned):
+    (scale,) = _statistic_out(x, block=block, statistic=statistic, pruned=pruned)
+    _check_operand("grid", grid, (x.shape[0], 4))
+    return Shape(x.shape, x.dtype), scale, _mask_shape(x, estimator)
+
+
+def _scaled_out(x, scale, grid, *, block, estimator, pruned):
+    _check(x, block)
+    _check_operand("scale", scale, (x.shape[0], x.shape[2] // block))
+    _check_operand("grid", grid, (x.shape[0], 4))
+    return Shape(x.shape, x.dtype), _mask_shape(x, estimator)
+
+
+# ---- examples ----------------------------------------------------------------------------------
+
+INT4 = (-7.0, 7.0, 0.0, 7.0)
+QUEST2 = (-2.0, 1.0, 0.5, 1.5 / 1.49353462)
+TERNARY = (-1.0, 1.0, 0.0, 1.0)
+
+
+def grids(x: np.ndarray, *choices: tuple) -> np.ndarray:
+    """f32[items, 4]: the grids given, in turn."""
+    rows = [choices[i % len(choices)] for i in range(x.shape[0])]
+    return np.asarray(rows, np.float32).reshape(x.shape[0], 4)
+
+
+def hard_values(rng: np.random.Generator, shape: tuple) -> np.ndarray:
+    """Normals with ties, both zeros, subnormals and huge values strewn in."""
+    x = rng.normal(size=shape).astype(np.float32)
+    strewn = [0.0, -0.0, 0.5, -1.5, 2.5, 1e-45, -1e-40, 1e-30, 1e30, 3.5]
+    return np.where(rng.random(shape) < 0.05, rng.choice(np.float32(strewn), shape), x)
+
+
+def _arrays(rng):
+    """(array, block) pairs of every layout; the last ones are large enough to reach threads."""
+    import ml_dtypes
+
+    for shape, block in [
+        ((0, 1, 32), 32), ((2, 0, 8), 4), ((3, 1, 1), 1), ((1, 1, 7), 7), ((5, 1, 96), 32),
+        ((4, 1, 48), 6), ((2, 33, 20), 1), ((2, 5, 12), 4), ((3, 4, 9), 9), ((64, 1, 1024), 1024),
+        ((24, 1, 4096), 32), ((1, 300, 200), 1), ((2, 300, 300), 300), ((1, 1, 70001), 70001),
+        ((2, 256, 257), 257),
+    ]:  # fmt: skip
+        x = hard_values(rng, shape)
+        yield x, block
+        yield x.astype(ml_dtypes.bfloat16), block
+    poison = rng.normal(size=(40, 1, 2048)).astype(np.float32)
+    poison[3, 0, 2047], poison[17, 0, 5], poison[30, 0, 0] = np.nan, np.inf, -np.inf
+    yield poison, 2048
+    yield poison, 64
+    tiny = (2.0 ** -np.arange(120, 150)).astype(np.float32)[:, None, None]
+    yield tiny * np.linspace(-1, 1, 16, dtype=np.float32), 16
+    yield np.zeros((4, 1, 64), np.float32), 32
+    yield np.full((2, 1, 64), FLT_MAX, np.float32), 64
+
+
+def _statistic_examples(rng):
+    for x, block in _arrays(rng):
+        for statistic in STATISTICS:
+            yield (x,), {"block": block, "statistic": statistic, "pruned": block % 2 == 0}
+
+
+def _fake_quantize_examples(rng):
+    for i, (x, block) in enumerate(_arrays(rng)):
+        for j, estimator in enumerate(ESTIMATORS):
+            yield (
+                (x, grids(x, INT4, QUEST2, TERNARY)),
+                {
+                    "block": block,
+                    "statistic": STATISTICS[(i + j) % 2],
+                    "estimator": estimator,
+                    "pruned": (i // 2) % 3 == 0,
+                },
+            )
+
+
+def _scaled_examples(rng):
+    for i, (x, block) in enumerate(_arrays(rng)):
+        scale = rng.lognormal(size=(x.shape[0], x.shape[2] // block)).astype(np.float32)
+        attributes = {"block": block, "estimator": ESTIMATORS[i % 3], "pruned": i % 4 == 0}
+        yield (x, scale, grids(x, INT4, QUEST2)), attributes
+
+
+# ---- definitions -------------------------------------------------------------------------------
+
+
+def _groups(x, block: int):
+    """f32[items, rows, groups, block]."""
+    items, rows, cols = x.shape
+    return x.astype(np.float32).reshape(items, rows, cols // block, block)
+
+
+def _statistic_given(x, *, block, statistic, pruned):
+    return None if statistic == "absmax" else (0, lambda s: (s,))
+
+
+@op(out=_statistic_out, examples=_statistic_examples, given=_statistic_given)
+def group_statistic(x, *, block: int, statistic: str, pruned: bool):
+    """Largest magnitude, or root mean square, of each group.
+
+        absmax:  s[i, b] = max |x[i, r, c]|          over rows r and columns c of block b
+        rms:     s[i, b] = sqrt(mean x[i, r, c]^2)   (pruned: over the non-zero elements)
+
+    NaN or infinite where an element is.
+
+    Args:
+        x: f32 or bf16 [items, rows, cols]
+        block: columns per group; must divide cols.
+        statistic: "absmax" or "rms".
+        pruned: exact zeros are pruned weights and are not counted.
+
+    Returns:
+        f32[items, cols / block]
+    """
+    groups = _groups(x, block)
+    xp = groups.__array_namespace__()
+    # On integer bits: a float maximum may drop NaN (jnp.max does, depending on the shape).
+    amax = magnitude_bits(groups).max(axis=(1, 3), initial=0).view(np.float32)
+    if statistic == "absmax":
+        return amax
+    # Squares of x / 2^k, 2^k the power of two below amax, neither overflow nor underflow.
+    unit = (magnitude_bits(amax) & INFINITY_BITS).view(np.float32)
+    unit = xp.where(amax < np.inf, xp.maximum(unit, np.finfo(np.float32).tiny), np.float32(1))
+    ratio = groups / unit[:, None, :, None]
+    counted = (groups != 0) if pruned else xp.ones_like(groups, dtype=bool)
+    count = counted.sum(axis=(1, 3)).astype(np.float32)
+    # JAX has no doubles by default; there the order of the sum is XLA's.
+    wide = np.float64 if xp is np else np.float32
+    total = (ratio * ratio).sum(axis=(1, 3), dtype=wide)
+    mean = total / xp.maximum(count, np.float32(1))
+    return unit * xp.sqrt(mean).astype(np.float32)
+
+
+@op(out=_scaled_out, examples=_scaled_examples, alias=(0, 0))
+def fake_quantize_scaled(x, scale, grid, *, block: int, estimator: str, pruned: bool):
+    """Nearest levels of x for the scales given, and where the gradient passes.
+
+        inv  = min(1 / scale, FLT_MAX)
+        v    = x * inv - offset
+        code = clamp(round_half_even(v), qmin, qmax)
+        y    = (code + offset) * scale
+
+    The mask's bit is 1 where the straight-through estimator passes the gradient:
+        clip_rounded:  qmin <= round_half_even(v) <= qmax
+        trust:         |v - code| <= 1/2, half a step from the level taken (QuEST, arXiv:2502.05003,
+                       with T = alpha / (2^b - 1), which is half a step)
+        identity:      everywhere; no mask is kept
+
+    A NaN scale gives NaN for its whole group, and mask bits of 0.
+
+    Args:
+        x: f32 or bf16 [items, rows, cols]
+        scale: f32[items, cols / block]
+        grid: f32[items, 4]: qmin, qmax, offset, span (not used here)
+        block: columns that share a scale; must divide cols.
+        estimator: "identity", "clip_rounded" or "trust".
+        pruned: exact zeros are pruned weights and stay zero.
+
+    Returns:
+        y: like x; mask: u8[items, rows, ceil(cols / 8)], bits of a row in order (cols 0: identity)
+    """
+    groups = _groups(x, block)
+    xp = groups.__array_namespace__()
+    qmin, qmax, offset = (grid[:, k, None, None, None] for k in range(3))
+    step = scale[:, None, :, None]
+    inv = np.float32(1) / step
+    inv = xp.where(inv > FLT_MAX, FLT_MAX, inv)
+    v = groups * inv - offset
+    rounded = xp.rint(v)
+    code = xp.clip(rounded, qmin, qmax)
+    y = (code + offset) * step
+    if pruned:
+        y = xp.where(groups == 0, np.float32(0), y)
+    y = y.reshape(x.shape).astype(x.dtype)
+    if estimator == "identity":
+        return y, xp.zeros((*x.shape[:2], 0), dtype=np.uint8)
+    keep = xp.abs((v if estimator == "trust" else rounded) - code) <= np.float32(0.5)
+    return y, pack_flags(keep.reshape(x.shape))
+
+
+def _fake_quantize_given(x, grid, *, block, statistic, estimator, pruned):
+    def outs(scale):
+        y, mask = fake_quantize_scaled.definition(
+            x, scale, grid, block=block, estimator=estimator, pruned=pruned
+        )
+        return y, scale, mask
+
+    return None if statistic == "absmax" else (1, outs)
+
+
+@op(
+    out=_fake_quantize_out,
+    examples=_fake_quantize_examples,
+    given=_fake_quantize_given,
+    alias=(0, 0),
+)
+def fake_quantize(x, grid, *, block: int, statistic: str, estimator: str, pruned: bool):
+    """Nearest levels of x, the scales used, and where the gradient passes, in one pass.
+
+        s     = group_statistic(x)
+        scale = min(s / span, FLT_MAX)        NaN where s is not finite: the group is poisoned
+        y     = fake_quantize_scaled(x, scale)
+
+    Args:
+        x: f32 or bf16 [items, rows, cols]
+        grid: f32[items, 4]: qmin, qmax, offset, span
+        block, statistic, estimator, pruned: as of the two ops above.
+
+    Returns:
+        y: like x; scale: f32[items, cols / block]; mask: u8[items, rows, ceil(cols / 8)]
+    """
+    xp = x.__array_namespace__()
+    s = group_statistic.definition(x, block=block, statistic=statistic, pruned=pruned)
+    scale = xp.minimum(s / grid[:, 3, None], FLT_MAX)
+    scale = xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
+    y, mask = fake_quantize_scaled.definition(
+        x, scale, grid, block=block, estimator=estimator, pruned=pruned
+    )
+    return y, scale, mask

@@ -1,0 +1,65 @@
+"""The k largest magnitudes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitlaw.ops.bits import bytes_of_bits, magnitude_bits, pack_flags
+from bitlaw.ops.op import Shape, op
+
+INFINITY_BITS = np.int32(0x7F800000)
+
+
+def _top_k_out(x, keep):
+    if x.ndim != 2 or str(x.dtype) not in ("float32", "bfloat16"):
+        raise ValueError(f"x must be f32 or bf16 [items, n], got {x.dtype}{list(x.shape)}")
+    if x.shape[1] >= 2**31:
+        raise ValueError(f"x must have fewer than 2^31 elements per item, got {x.shape[1]}")
+    if tuple(keep.shape) != x.shape[:1] or str(keep.dtype) != "int32":
+        raise ValueError(f"keep must be i32[{x.shape[0]}], got {keep.dtype}{list(keep.shape)}")
+    return (Shape((x.shape[0], bytes_of_bits(x.shape[1])), np.uint8),)
+
+
+def _top_k_examples(rng):
+    import ml_dtypes
+
+    for items, n in [(0, 8), (2, 0), (3, 1), (4, 77), (2, 16385), (3, 40000), (1, 300001)]:
+        x = rng.normal(size=(items, n)).astype(np.float32)
+        keep = rng.integers(0, n + 1, items).astype(np.int32)
+        yield (x, keep), {}
+        yield (x.astype(ml_dtypes.bfloat16), keep), {}  # full of ties
+    n = 50000
+    for x in [np.zeros(n), np.full(n, -2.5), np.full(n, np.nan), rng.integers(-3, 4, n) * 1e-40]:
+        x = np.stack([x, np.roll(x, 1)]).astype(np.float32)
+        yield (x, np.array([n // 3, n], np.int32)), {}
+    x = rng.normal(size=(2, n)).astype(np.float32)
+    x[:, rng.integers(0, n, 900)] = np.nan
+    x[:, rng.integers(0, n, 900)] = -np.inf
+    yield (x, np.array([n - 500, 300], np.int32)), {}
+
+
+def selection_key(x):
+    """i32, ordered like |x| with NaN lowest: 0 for NaN, else the magnitude's bits plus 1."""
+    bits = magnitude_bits(x)
+    return bits.__array_namespace__().where(bits > INFINITY_BITS, np.int32(0), bits + np.int32(1))
+
+
+@op(out=_top_k_out, examples=_top_k_examples)
+def top_k_mask(x, keep):
+    """Packed mask of the keep[i] largest magnitudes of each item: exactly keep[i] ones.
+
+    Among equal magnitudes the lowest index is taken first; NaN is taken last. Values of `keep`
+    outside [0, n] are an error in the kernels.
+
+    Args:
+        x: f32 or bf16 [items, n]
+        keep: i32[items]
+
+    Returns:
+        u8[items, ceil(n / 8)], bit j % 8 of byte j / 8 is element j
+    """
+    key = selection_key(x)
+    xp = key.__array_namespace__()
+    order = xp.argsort(-key, axis=-1, stable=True)
+    rank = xp.argsort(order, axis=-1, stable=True)
+    return pack_flags(rank < keep[:, None])

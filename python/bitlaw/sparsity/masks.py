@@ -1,0 +1,93 @@
+"""Masks of one bit per weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitlaw.ops import mask, select
+from bitlaw.ops.bits import unpack_flags
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BitMask:
+    """Which weights of one array are kept: a pytree with one leaf.
+
+    Attributes:
+        bits: u8[ceil(n / 8)]; bit j % 8 of byte j / 8 is element j in memory order, spare bits 0.
+        shape: the array's shape, n = prod(shape); static.
+    """
+
+    bits: jax.Array | np.ndarray
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def ones(cls, shape: tuple[int, ...]) -> BitMask:
+        """The mask that keeps everything."""
+        n = math.prod(shape)
+        bits = np.packbits(np.ones(n, bool), bitorder="little")
+        return cls(jnp.asarray(bits), tuple(shape))
+
+    def apply(self, x):
+        """x where kept, else +0, in x's shape and dtype."""
+        if tuple(x.shape) != self.shape:
+            raise ValueError(f"x must have the mask's shape {self.shape}, got {tuple(x.shape)}")
+        return mask.prune(x.reshape(1, -1), self.bits[None]).reshape(x.shape)
+
+    def to_bool(self):
+        """bool array of the mask's shape."""
+        return unpack_flags(self.bits, math.prod(self.shape)).reshape(self.shape)
+
+    def count(self):
+        """How many weights are kept."""
+        return self.to_bool().sum()
+
+
+def top_k_mask(x, keep) -> BitMask:
+    """The mask of the `keep` largest magnitudes of x: exactly that many, also under ties.
+
+        mask = bitlaw.top_k_mask(w, w.size // 2)
+        w = mask.apply(w)
+
+    Among equal magnitudes the lowest flat index is kept; NaN is pruned first.
+
+    Args:
+        x: f32 or bf16 array of any shape, numpy or JAX.
+        keep: how many to keep, 0 <= keep <= x.size; under jit it may be traced (then a value
+            outside the range fails when the program runs).
+    """
+    if not isinstance(keep, jax.core.Tracer) and not 0 <= operator.index(keep) <= x.size:
+        raise ValueError(f"keep must be in [0, {x.size}], got {keep}")
+    xp = jnp if isinstance(x, jax.Array) or isinstance(keep, jax.Array) else np
+    count = xp.asarray(keep, dtype=np.int32).reshape(1)
+    return BitMask(select.top_k_mask(x.reshape(1, -1), count)[0], tuple(x.shape))
+
+
+def nm_mask(x, n: int, m: int, axis: int = -2) -> BitMask:
+    """The mask that keeps the n largest magnitudes of every m consecutive elements along `axis`.
+
+        mask = bitlaw.nm_mask(w, 2, 4)        # 2:4 along the contraction axis of [in, out]
+
+    Args:
+        x: f32 or bf16 array, numpy or JAX.
+        n, m: keep n of every m, 1 <= n <= m <= 64; m must divide the axis.
+        axis: of x; -2 is the contraction axis of an [in, out] matrix.
+    """
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"axis must be an axis of x, got {axis} and {x.shape}")
+    if x.shape[axis] % m:
+        raise ValueError(f"m must divide axis {axis} of x, got {m} and {x.shape}")
+    axis %= x.ndim
+    # [outer, axis, inner]: groups down the rows; the last axis needs no inner.
+    last = axis == x.ndim - 1
+    outer = math.prod(x.shape[:axis])
+    shape = (1, outer, x.shape[axis]) if last else (1, outer * x.shape[axis], -1)
+    bits = mask.nm_mask(x.reshape(shape), n=n, m=m, along_rows=not last)
+    return BitMask(bits[0], tuple(x.shape))
+

@@ -1,0 +1,1 @@
+"""Studies: jobs that train, rows they leave, and reports made of them."""

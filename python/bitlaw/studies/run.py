@@ -1,0 +1,213 @@
+"""One run of a study: a pure function from a configuration to a row of the table.
+
+Runs that differ only in their budget share a training trunk (see `train.loop`) and form one job, the unit of
+work. A row depends on its run, the corpus and the build of the package, and on nothing else.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitlaw.formats import Scheme
+from bitlaw.models import count
+from bitlaw.models.lm import ModelConfig
+from bitlaw.train import optimizer
+from bitlaw.train.data import VALIDATION_BYTES, Corpus
+from bitlaw.train.loop import Branch, Recipe, train
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that determines a row but the corpus and the build.
+
+    scheme is kept in its canonical form; d_tokens are training positions, batch counts rows.
+
+    Raises:
+        ValueError: the scheme is unknown, or d_tokens is no whole number of batches.
+    """
+
+    scheme: str
+    model: ModelConfig
+    d_tokens: int
+    seed: int
+    batch: int
+    learning_rate: float
+    warmup: int = optimizer.WARMUP
+    cooldown: float = optimizer.COOLDOWN
+
+    def __post_init__(self):
+        object.__setattr__(self, "scheme", str(Scheme.parse(self.scheme)))
+        tokens = self.batch * self.model.context
+        if self.d_tokens < tokens or self.d_tokens % tokens:
+            raise ValueError(
+                f"d_tokens must be a multiple of batch * context = {tokens}, got {self.d_tokens}"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.d_tokens // (self.batch * self.model.context)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(
+            Scheme.parse(self.scheme),
+            self.model,
+            self.seed,
+            self.batch,
+            self.learning_rate,
+            self.warmup,
+            self.cooldown,
+        )
+
+    def id(self, data_sha256: str, build: str) -> str:
+        """16 hex digits of the sha256 over the run, the corpus and the build."""
+        determining = json.dumps([dataclasses.asdict(self), data_sha256, build], sort_keys=True)
+        return hashlib.sha256(determining.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that share one trunk, by ascending d_tokens."""
+
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands. step and steps of the present trunk or branch; tokens over the whole job."""
+
+    scheme: str
+    n_params: int
+    seed: int
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    tokens_done: int
+    tokens_total: int
+
+
+def group(runs: Sequence[Run]) -> list[Job]:
+    """The jobs of some runs: those equal but for d_tokens together, each pruned run alone.
+
+    Jobs keep the order of their first runs; a run given twice is done once.
+    """
+    trunks: dict[Run, set[Run]] = {}
+    for run in runs:
+        pruned = Scheme.parse(run.scheme).s is not None
+        trunk = run if pruned else dataclasses.replace(run, d_tokens=run.batch * run.model.context)
+        trunks.setdefault(trunk, set()).add(run)
+    return [
+        Job(tuple(sorted(members, key=lambda run: run.d_tokens))) for members in trunks.values()
+    ]
+
+
+def trained_tokens(runs: Sequence[Run]) -> int:
+    """Tokens that a job with these runs trains: the trunk to the last branch, and every cool-down."""
+    if not runs:
+        return 0
+    begins = [optimizer.cooldown_begin(run.steps, run.cooldown) for run in runs]
+    steps = begins[-1] + sum(
+        run.steps - begin for run, begin in zip(runs, begins, strict=True)
+    )
+    return steps * runs[0].batch * runs[0].model.context
+
+
+def execute(
+    job: Job,
+    corpus: Corpus,
+    *,
+    build: str,
+    on_progress: Callable[[Progress], None],
+    on_row: Callable[[dict[str, Any]], None],
+    skip: frozenset[str] | set[str] = frozenset(),
+) -> None:
+    """Trains the runs of a job and hands over a row for each, as each is done.
+
+    Args:
+        skip: run ids that are done already; the other rows do not depend on it.
+    Raises:
+        ValueError: the corpus does not suit a run.
+    """
+    runs = {run.steps: run for run in job.runs if run.id(corpus.sha256, build) not in skip}
+    if not runs:
+        return
+    corpus.check_budget(max(run.d_tokens for run in runs.values()))
+    first = job.runs[0]
+    tokens_per_step = first.batch * first.model.context
+    tokens_total = trained_tokens(list(runs.values()))
+    tokens_done = 0
+    row_began = chunk_began = time.perf_counter()
+
+    def on_chunk(steps: int, step: int, end: int, loss: float) -> None:
+        nonlocal tokens_done, chunk_began
+        now = time.perf_counter()
+        rate = steps * tokens_per_step / (now - chunk_began)
+        tokens_done, chunk_began = tokens_done + steps * tokens_per_step, now
+        on_progress(
+            Progress(
+                scheme=first.scheme,
+                n_params=count.n_params(first.model),
+                seed=first.seed,
+                step=step,
+                steps=end,
+                loss=loss,
+                tokens_per_second=rate,
+                tokens_done=tokens_done,
+                tokens_total=tokens_total,
+            )
+        )
+
+    for branch in train(first.recipe, corpus, list(runs), on_chunk):
+        run, now = runs[branch.steps], time.perf_counter()
+        on_row(
+            {"run_id": run.id(corpus.sha256, build)}
+            | _row(run, branch)
+            | {"seconds": now - row_began, "data_sha256": corpus.sha256, "version": build}
+        )
+        row_began = now
+
+
+def _row(run: Run, branch: Branch) -> dict[str, Any]:
+    """The columns that a run determines. A diverged run has no loss and no count of its weights."""
+    done = branch.loss is not None
+    return {
+        "scheme": run.scheme,
+        "n_params": count.n_params(run.model),
+        "n_total": count.n_total(run.model),
+        "n_nonzero": count.n_nonzero(branch.params) if done else None,
+        "d_tokens": run.d_tokens,
+        "seed": run.seed,
+        "loss": branch.loss,
+        "flops": count.flops_per_token(run.model) * run.d_tokens,
+        "status": "ok" if done else "diverged",
+        "avg_params": average_params(run),
+        "width": run.model.width,
+        "depth": run.model.depth,
+        "learning_rate": run.learning_rate,
+    }
+
+
+def average_params(run: Run) -> float:
+    """Mean over the steps of the block weights not yet pruned (arXiv:2501.12486)."""
+    sparse = Scheme.parse(run.scheme).s
+    if sparse is None:
+        return float(count.n_params(run.model))
+    schedule = optimizer.pruning(sparse.level, run.steps)
+    lasting = np.diff([0, *schedule.steps(), run.steps])  # steps with each count of weights
+    kept = [
+        np.dot(lasting, [rows * cols, *schedule.keep_counts(rows * cols)])
+        for rows, cols in run.model.matrices.values()
+    ]
+    return float(run.model.depth * sum(kept) / run.steps)
+
+
+def cost(job: Job) -> float:
+    """Estimated seconds on one core, for the order of work and the time left."""
+    return 0.0

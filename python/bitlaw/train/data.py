@@ -1,0 +1,198 @@
+"""The training text: documents -> split by name -> packed rows.
+
+The default corpus is the standard library of the running interpreter: real text that every machine has, with
+no network. Documents are bytes, the vocabulary is 256.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitlaw import packing
+
+CONTEXT = 128
+VALIDATION_SHARE = 10  # one document in 10, by the hash of its name
+VALIDATION_BYTES = 2**18  # the least that gives a loss to 0.2 %
+EPOCHS_FREE = 4  # up to 4 epochs are about as good as fresh text, past 16 little is left:
+EPOCHS_MOST = 16  # arXiv:2305.16264, section 6
+
+# Tests and bundled packages differ between distributions of Python; caches and installed packages are not text.
+NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
+
+Rows = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Packed text. Rows hold context + 1 bytes: inputs and targets are the row shifted by one.
+
+    train, validation: "tokens" u8, "tokens_segment_ids" and "tokens_positions" u16, [rows, context + 1] each.
+    sha256 covers the names and bytes of all documents, in order.
+    """
+
+    train: Rows
+    validation: Rows
+    context: int
+    sha256: str
+
+    @property
+    def n_train_tokens(self) -> int:
+        """Positions in one epoch."""
+        return len(self.train["tokens"]) * self.context
+
+    def check_budget(self, d_tokens: int) -> None:
+        """Warns when a budget takes more than 4 epochs of this corpus.
+
+        Raises:
+            ValueError: it takes more than 16.
+        """
+        epochs = d_tokens / self.n_train_tokens
+        if epochs > EPOCHS_MOST:
+            raise ValueError(
+                f"d_tokens must be at most {EPOCHS_MOST} epochs of the data "
+                f"({EPOCHS_MOST * self.n_train_tokens}), got {d_tokens}"
+            )
+        if epochs > EPOCHS_FREE:
+            warnings.warn(
+                f"d_tokens {d_tokens} takes {epochs:.1f} epochs of the data: repeated text is worth less "
+                f"than fresh text past {EPOCHS_FREE} epochs",
+                stacklevel=2,
+            )
+
+    def train_batches(self, seed: int, batch: int, begin: int, end: int) -> Rows:
+        """The batches of steps begin..end-1: see `shifted`; [end - begin, batch, context] each.
+
+        Every epoch is a permutation of the rows, seeded by (seed, epoch), so the order of the data depends
+        on the seed and the batch alone.
+        """
+        rows = len(self.train["tokens"])
+        places = np.arange(begin * batch, end * batch)
+        chosen = np.empty_like(places)
+        for epoch in range(places[0] // rows, places[-1] // rows + 1):
+            inside = places // rows == epoch
+            chosen[inside] = _permutation(rows, seed, epoch)[places[inside] % rows]
+        return _shifted(self.train, chosen, batch)
+
+    def validation_batches(self, batch: int) -> Rows:
+        """The fixed part of the validation rows on which every run is measured, as `train_batches`.
+
+        Up to VALIDATION_BYTES, drawn from all documents; the last rows that fill no batch are left out.
+        """
+        rows = len(self.validation["tokens"])
+        n = min(rows, VALIDATION_BYTES // self.context)
+        n = max(n // batch, 1) * batch
+        # np.resize repeats rows only when there are fewer than one batch.
+        return _shifted(self.validation, np.resize(_permutation(rows, 0, 0), n), batch)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(rows)
+
+
+def _shifted(rows: Rows, chosen: np.ndarray, batch: int) -> Rows:
+    """"inputs", "targets", "weights", "segment_ids" and "positions" of the chosen rows, by batches."""
+    shifted = packing.shift({name: array[chosen] for name, array in rows.items()})
+    return {
+        name: array.reshape(-1, batch, array.shape[-1]) for name, array in shifted.items()
+    }
+
+
+def load(
+    source: str | Sequence[str | os.PathLike] = "stdlib",
+    *,
+    context: int = CONTEXT,
+    validation_bytes: int = VALIDATION_BYTES,
+) -> Corpus:
+    """The corpus of a source: "stdlib", or .txt and .jsonl files and folders of them.
+
+    Args:
+        source: in .jsonl, each line is an object whose "text" is a document; a .txt file is one document.
+        context: positions per row.
+        validation_bytes: the least validation text to accept.
+    Raises:
+        ValueError: a path cannot be read or holds no text; too little validation or training text.
+    """
+    named = _stdlib() if source == "stdlib" else _files(source)
+    documents = [(name, text) for name, text in named if text]
+    digest = hashlib.sha256()
+    parts: dict[bool, list[bytes]] = {True: [], False: []}
+    for name, text in documents:
+        digest.update(f"{name}\0{len(text)}\0".encode())
+        digest.update(text)
+        parts[_is_validation(name)].append(text)
+    n_train, n_validation = (sum(map(len, parts[part])) for part in (False, True))
+    if n_validation < validation_bytes or n_train < n_validation:
+        raise ValueError(
+            f"data must give at least {validation_bytes} bytes of validation text (one document in "
+            f"{VALIDATION_SHARE}, by name) and more than that to train on, got {n_validation} and {n_train} "
+            f"bytes in {len(documents)} documents"
+        )
+    return Corpus(
+        _packed(parts[False], context), _packed(parts[True], context), context, digest.hexdigest()
+    )
+
+
+def _is_validation(name: str) -> bool:
+    """Whether a document is held out: decided by its name, so that new documents move no other."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % VALIDATION_SHARE == 0
+
+
+def _packed(documents: list[bytes], context: int) -> Rows:
+    plan = packing.plan([len(text) for text in documents], context + 1, overflow="split")
+    rows = packing.materialize(plan, np.frombuffer(b"".join(documents), np.uint8))
+    return {
+        name: array.astype(np.uint8 if name == "tokens" else np.uint16)
+        for name, array in rows.items()
+    }
+
+
+def _stdlib() -> Iterator[tuple[str, bytes]]:
+    """The Python sources of the standard library, sorted by path, those that can be read."""
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if NOT_STDLIB.isdisjoint(name.parts):
+            try:
+                yield name.as_posix(), path.read_bytes()
+            except OSError:  # a broken link in some distributions
+                continue
+
+
+def _files(source: Sequence[str | os.PathLike]) -> Iterator[tuple[str, bytes]]:
+    """The documents of files and folders, in the order given; inside a folder sorted by path."""
+    if isinstance(source, str):
+        source = [source]
+    for given in map(Path, source):
+        paths = [given]
+        if given.is_dir():
+            paths = sorted(p for p in given.rglob("*") if p.suffix in (".txt", ".jsonl"))
+        if not paths or any(path.suffix not in (".txt", ".jsonl") for path in paths):
+            raise ValueError(f"data must be .txt or .jsonl files or folders of them, got {given}")
+        for path in paths:
+            name = path.relative_to(given).as_posix() if given.is_dir() else path.name
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise ValueError(f"data must be readable, got {path}: {error.strerror}") from None
+            yield from _lines(name, path, content) if path.suffix == ".jsonl" else [(name, content)]
+
+
+def _lines(name: str, path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            try:
+                yield f"{name}:{number}", json.loads(line)["text"].encode()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(
+                    f'data must hold an object with a "text" string per line, got {path}:{number}: '
+                    f"{line[:40]!r}"
+                ) from None

@@ -1,0 +1,127 @@
+"""Training runs that share a trunk.
+
+Until its cool-down begins, a run does not know its budget: the learning rate is constant. So the runs of one model,
+scheme and seed at several budgets are branches of one trunk, each bit for bit the run it would be alone:
+
+    trunk    warmup ---- stable ----------------------------->
+    branch           \\__ cool-down: first budget    \\__ cool-down: second budget
+
+A pruned run has its own ramp over its whole length, and so no trunk to share.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitlaw.formats import Scheme
+from bitlaw.models.layers import Structure, grids_of
+from bitlaw.models.lm import ModelConfig
+from bitlaw.train import optimizer, step
+from bitlaw.train.data import Corpus
+from bitlaw.train.state import State, copy
+
+VALIDATION_BATCH = 8  # rows; the same for every run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training run but its budget and the corpus."""
+
+    scheme: Scheme
+    model: ModelConfig
+    seed: int
+    batch: int
+    learning_rate: float
+    warmup: int = optimizer.WARMUP  # steps
+    cooldown: float = optimizer.COOLDOWN  # of all steps
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The end of one run. loss: validation nats per byte, None when the run diverged."""
+
+    steps: int
+    params: Any
+    loss: float | None
+
+
+OnChunk = Callable[[int, int, int, float], None]  # steps in the chunk; step, budget, loss after it
+
+
+def train(
+    recipe: Recipe, corpus: Corpus, budgets: Sequence[int], on_chunk: OnChunk
+) -> Iterator[Branch]:
+    """One branch per budget, as each is done. A loss that is not finite ends its run, not the others.
+
+    Args:
+        budgets: steps of each run, ascending; one only for a pruned scheme.
+    Raises:
+        ValueError: the budgets or the corpus do not suit the recipe.
+    """
+    pruned = recipe.scheme.s is not None
+    if list(budgets) != sorted(set(budgets)) or budgets[0] < 1 or (pruned and len(budgets) > 1):
+        raise ValueError(
+            f"budgets must ascend from 1, and be one only for a pruned scheme, got {budgets}"
+        )
+    if corpus.context != recipe.model.context:
+        raise ValueError(
+            f"context of the corpus must be the model's, got {corpus.context} "
+            f"and {recipe.model.context}"
+        )
+    schedule = optimizer.pruning(recipe.scheme.s.level, budgets[0]) if pruned else None
+    trunk: State | None = step.fresh_state(recipe.seed, recipe.model, schedule)
+    trunk_step = 0
+    for budget in budgets:
+        branch_step = optimizer.cooldown_begin(budget, recipe.cooldown)
+        trunk = _advance(recipe, corpus, trunk, trunk_step, branch_step, budget, on_chunk)
+        trunk_step = branch_step
+        branch = None if trunk is None else copy(trunk)
+        branch = _advance(recipe, corpus, branch, branch_step, budget, budget, on_chunk)
+        yield _measured(recipe, corpus, branch, budget)
+
+
+def _advance(
+    recipe: Recipe,
+    corpus: Corpus,
+    state: State | None,
+    begin: int,
+    end: int,
+    budget: int,
+    on_chunk: OnChunk,
+) -> State | None:
+    """The state after steps begin..end-1 of a run of `budget` steps; None once it has diverged."""
+    structure, grids = Structure.of(recipe.scheme), grids_of(recipe.scheme)
+    for first in range(begin, end, step.CHUNK):
+        if state is None:
+            return None
+        last = min(first + step.CHUNK, end)
+        rates = optimizer.wsd(
+            first,
+            last,
+            steps=budget,
+            peak=recipe.learning_rate,
+            warmup=recipe.warmup,
+            cooldown=recipe.cooldown,
+        )
+        batches = corpus.train_batches(recipe.seed, recipe.batch, first, last)
+        state, losses = step.train_chunk(state, batches, rates, recipe.model, structure, grids)
+        on_chunk(last - first, last, budget, float(losses[-1]))
+        if not np.isfinite(losses).all():
+            return None
+    return state
+
+
+def _measured(recipe: Recipe, corpus: Corpus, state: State | None, budget: int) -> Branch:
+    """The branch that ends in a state, with its validation loss."""
+    if state is None:
+        return Branch(budget, None, None)
+    loss = step.validation_loss(
+        state.params,
+        corpus.validation_batches(VALIDATION_BATCH),
+        recipe.model,
+        Structure.of(recipe.scheme),
+        grids_of(recipe.scheme),
+    )
+    return Branch(budget, state.params, loss if np.isfinite(loss) else None)

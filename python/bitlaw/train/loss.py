@@ -1,0 +1,24 @@
+"""The loss of a language model, in nats."""
+
+import jax
+import jax.numpy as jnp
+
+
+def summed_cross_entropy(logits, targets, weights):
+    """sum_i weights_i * (logsumexp(logits_i) - logits_i[targets_i])
+
+    Weights are 0 where the target is padding or belongs to another document, so the loss never crosses a
+    document and equals the sum over its documents.
+
+    Args:
+        logits: f32[B, L, V]; targets: i32[B, L]; weights: f32[B, L]
+    Returns:
+        f32[]
+    """
+    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - at_target))
+
+
+def mean_cross_entropy(logits, targets, weights):
+    """`summed_cross_entropy` per trained target; 0 for a batch without any."""
+    return summed_cross_entropy(logits, targets, weights) / jnp.maximum(jnp.sum(weights), 1)

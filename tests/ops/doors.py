@@ -1,0 +1,50 @@
+"""The doors of an op, and what it means for two of them to agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bitlaw.ops import OPS
+
+
+def cases(name, seed=0):
+    return list(OPS[name].examples(np.random.default_rng(seed)))
+
+
+def definition(name, arrays, attributes):
+    with np.errstate(all="ignore"):
+        outs = OPS[name].definition(*arrays, **attributes)
+    return outs if isinstance(outs, tuple) else (outs,)
+
+
+def through_numpy(name, arrays, attributes):
+    return tuple(OPS[name].numpy(*arrays, **attributes))
+
+
+def through_jit(name, arrays, attributes):
+    outs = jax.jit(lambda *a: OPS[name](*a, **attributes))(*map(jnp.asarray, arrays))
+    return tuple(map(np.asarray, outs if isinstance(outs, tuple) else (outs,)))
+
+
+KERNEL_DOORS = {"numpy": through_numpy, "jit": through_jit}
+
+
+def as_integers(x):
+    """Bits of floats, so that -0 differs from 0; one pattern for every NaN."""
+    x = np.ascontiguousarray(x)
+    if x.dtype.kind in "iub":
+        return x
+    bits = x.view({2: np.uint16, 4: np.uint32, 8: np.uint64}[x.dtype.itemsize])
+    return np.where(np.isnan(x.astype(np.float64)), bits.dtype.type(0x7FFF), bits)
+
+
+def assert_same_bits(got, want, what=""):
+    assert got.shape == want.shape and got.dtype == want.dtype, what
+    np.testing.assert_array_equal(as_integers(got), as_integers(want), err_msg=str(what))
+
+
+def ulps_apart(a, b):
+    """Largest distance of two non-negative f32 arrays in units in the last place; NaN equals NaN."""
+    nan = np.isnan(a) & np.isnan(b)
+    a, b = (np.where(nan, 0, v).astype(np.float32).view(np.int32).astype(np.int64) for v in (a, b))
+    return int(np.abs(a - b).max(initial=0))

@@ -1,0 +1,164 @@
+"""The command line: exit codes, one-line errors, help that needs nothing installed."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from bitlaw import cli
+from bitlaw.studies.executor import Interrupted
+from bitlaw.studies.rows import StudyError
+
+
+def failed(capsys, *arguments: str) -> tuple[int, str]:
+    """(exit code, the line on stderr) of a command that must print one line and nothing else.
+
+    Below the line a wrong scheme shows itself, a caret under the wrong word and the nearest right
+    ones.
+    """
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line, *picture = captured.err.splitlines()
+    assert line.startswith("bitlaw: ")
+    assert all(below.startswith("  ") for below in picture)
+    assert bool(picture) == ("^" in captured.err)
+    return code, line
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_names_every_command(capsys, arguments):
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert all(f"bitlaw {name}" in text for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_its_options_with_an_example(capsys, name):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([name, "--help"])
+    assert not exit.value.code
+    text = capsys.readouterr().out
+    assert f"  bitlaw {name} " in text or f"\nbitlaw {name} " in text
+    assert "(default: " in text or "(required)" in text
+
+
+def test_version_is_the_installed_one(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("bitlaw 0.")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["fit"], ["command must be one of reproduce, report, train", "'fit'"]),
+        (["reproduce", "--preset", "huge"], ["--preset", "'smoke'", "'quick'", "'cpu'", "'huge'"]),
+        (["reproduce", "--jobs", "many"], ["--jobs", "'many'"]),
+        (["reproduce", "--jobs", "-1"], ["jobs must be at least 0", "-1"]),
+        (["reproduce", "--speed", "9"], ["--speed"]),
+        (["reproduce", "--schemes", "w=int99x"], ["int99x"]),
+        (["reproduce", "--schemes", "s=1.5"], ["sparsity must be in [0, 1)", "1.5"]),
+        (["reproduce", "--data", "absent.txt"], ["data must be readable", "absent.txt"]),
+        (["report"], ["PATH", "required"]),
+        (["report", "absent"], ["runs.csv", "absent"]),
+        (["train", "--width", "wide"], ["--width", "'wide'"]),
+        (["train", "--width", "0"], ["width must be at least 1", "0"]),
+        (["train", "--tokens", "1000"], ["d_tokens must be a multiple of", "1000"]),
+        (["train", "--scheme", "w=nope"], ["nope"]),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_exit_code_2(
+    capsys, tmp_path, monkeypatch, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    code, line = failed(capsys, *arguments)
+    assert code == 2
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.iterdir()), "a wrong command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (StudyError("cannot write x: disk full"), 1, "bitlaw: cannot write x: disk full\n"),
+        (Interrupted("stopped by SIGTERM; lost", 15), 143, "bitlaw: stopped by SIGTERM; lost\n"),
+        (KeyboardInterrupt(), 130, "bitlaw: stopped\n"),
+        (
+            ModuleNotFoundError("No module named 'optax'", name="optax"),
+            1,
+            "bitlaw: train needs the module optax: pip install 'bitlaw[train]'\n",
+        ),
+    ],
+)
+def test_what_goes_wrong_later_has_its_own_exit_code(capsys, monkeypatch, error, code, line):
+    def fails(command):
+        raise error
+
+    monkeypatch.setattr(cli.Train, "run", fails)
+    assert cli.main(["train"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+    def fails(command):
+        raise ValueError("operands could not be broadcast")
+
+    monkeypatch.setattr(cli.Train, "run", fails)
+    with pytest.raises(ValueError, match="broadcast"):
+        cli.main(["train"])
+
+
+def test_an_output_folder_that_cannot_be_written_is_exit_code_1(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    code, line = failed(capsys, "reproduce", "--preset", "smoke", "--out", str(tmp_path / "file"))
+    assert code == 1
+    assert "out must be a folder that can be written" in line
+
+
+BASE_INSTALL = textwrap.dedent("""
+    import sys
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in ("tyro", "rich", "optax", "scipy", "matplotlib"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Absent())
+    from bitlaw.cli import main
+    code = main(sys.argv[1:])
+    assert "jax" not in sys.modules and "numpy" not in sys.modules, "help must be quick"
+    sys.exit(code)
+""")
+
+
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["--help"], 0, "bitlaw reproduce"),
+        (["--version"], 0, "bitlaw 0."),
+        (["reproduce"], 1, "reproduce needs the module tyro: pip install 'bitlaw[train]'"),
+    ],
+)
+def test_an_install_without_extras_helps_or_names_the_extra(arguments, code, words):
+    done = subprocess.run(
+        [sys.executable, "-c", BASE_INSTALL, *arguments],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train_prints_the_row_as_json(capsys, monkeypatch):
+    from bitlaw.studies import reproduce
+
+    monkeypatch.setattr(
+        reproduce, "train", lambda plan: {"scheme": plan.runs[0].scheme, "loss": 2.5}
+    )
+    assert cli.main(["train", "--scheme", "s=0.5"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"scheme": "s=0.5", "loss": 2.5}

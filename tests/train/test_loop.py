@@ -1,0 +1,136 @@
+"""Training: branches are the runs they would be alone, one program serves a study, divergence ends a run only."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bitlaw.formats import Scheme
+from bitlaw.models import count, lm
+from bitlaw.models.layers import Structure
+from bitlaw.models.lm import ModelConfig
+from bitlaw.train import loop, step
+from bitlaw.train.loop import Recipe
+
+MODEL = ModelConfig(width=8, depth=1, context=16)
+W4A4 = "w=quest4/channel a=quest4/row"
+
+
+def recipe(scheme="dense", **changes):
+    fields = {"model": MODEL, "seed": 0, "batch": 4, "learning_rate": 1e-2, "warmup": 5}
+    return Recipe(scheme=Scheme.parse(scheme), **fields | changes)
+
+
+def trained(recipe, corpus, budgets, on_chunk=lambda *_: None):
+    return list(loop.train(recipe, corpus, budgets, on_chunk))
+
+
+def same(one, other):
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+@pytest.mark.parametrize("scheme", ["dense", W4A4])
+def test_branches_equal_separate_runs_bit_for_bit(scheme, corpus):
+    budgets = [24, 61, 90]  # stable parts end inside chunks
+    branches = trained(recipe(scheme), corpus, budgets)
+    for branch in branches:
+        (alone,) = trained(recipe(scheme), corpus, [branch.steps])
+        assert alone.loss == branch.loss
+        assert same(alone.params, branch.params)
+    assert len({branch.loss for branch in branches}) == 3
+
+
+@pytest.mark.parametrize("scheme", ["dense", W4A4, "s=0.75", "w=quest4/channel s=0.5"])
+def test_training_lowers_the_loss(scheme, corpus):
+    seen = []
+    (branch,) = trained(recipe(scheme), corpus, [90], lambda *chunk: seen.append(chunk))
+    assert [chunk[1] for chunk in seen] == [32, 64, 68, 90]  # the stable part ends at 68
+    assert sum(chunk[0] for chunk in seen) == 90
+    assert branch.loss < 0.7 * np.log(256)
+    assert seen[-1][3] < 0.7 * np.log(256)
+
+
+def test_chunks_change_no_bit(corpus):
+    rates = np.full(20, 1e-2, np.float32)
+    ends = []
+    for cuts in ([0, 20], [0, 1, 13, 20]):
+        state = step.fresh_state(0, MODEL, None)
+        losses = []
+        for begin, end in zip(cuts, cuts[1:], strict=False):
+            batches = corpus.train_batches(0, 4, begin, end)
+            state, some = step.train_chunk(
+                state, batches, rates[begin:end], MODEL, Structure(), {}
+            )
+            losses.extend(some)
+        ends.append((state, losses))
+    assert same(*ends)
+
+
+def test_the_seed_alone_decides_the_first_parameters():
+    schedule = loop.optimizer.pruning(0.5, 100)
+    dense, pruned = (step.fresh_state(3, MODEL, s).params for s in (None, schedule))
+    assert same(dense, pruned)
+    assert not same(dense, step.fresh_state(4, MODEL, None).params)
+
+
+@pytest.mark.parametrize("scheme, share", [("s=0.5", 0.5), ("w=quest4/channel s=0.75", 0.25)])
+def test_pruned_runs_end_at_their_exact_sparsity_matrix_by_matrix(scheme, share, corpus):
+    (branch,) = trained(recipe(scheme), corpus, [60])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(branch.params):
+        kept = leaf.size * share if lm.is_compressed(path, leaf) else leaf.size
+        if path[0].key != "head":
+            assert np.count_nonzero(leaf) == kept
+    assert count.n_nonzero(branch.params) == count.n_params(MODEL) * share
+
+
+def test_a_study_compiles_once_per_model_and_structure(corpus):
+    compiled = []
+    model = dataclasses.replace(MODEL, mlp_hidden=24)  # a shape no other test has compiled
+    for scheme in ("dense", "w=quest4/channel", "s=0.5"):
+        trained(recipe(scheme, model=model), corpus, [30])
+    listen = jax.monitoring.register_event_duration_secs_listener
+    listen(lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None)
+    for scheme, seed, budget in (
+        ("dense", 1, 61),
+        ("w=quest2/channel", 2, 33),
+        ("w=quest8/channel", 0, 7),
+        ("s=0.75", 1, 50),
+        ("s=0.25", 0, 90),
+    ):
+        trained(recipe(scheme, model=model, seed=seed, learning_rate=2e-3), corpus, [budget])
+    assert compiled == []
+    trained(recipe("w=quest8/channel s=0.75", model=model), corpus, [9])
+    assert len(compiled) == 2  # the listener does hear: a structure of its own, training and validation
+
+
+def test_a_diverged_branch_has_no_loss_and_the_others_go_on(corpus, monkeypatch):
+    real = step.train_chunk
+
+    def poisoned(state, batches, rates, *others):
+        return real(state, batches, np.where(rates == poison, np.nan, rates), *others)
+
+    monkeypatch.setattr(step, "train_chunk", poisoned)
+    poison = loop.optimizer.wsd(20, 21, steps=24, peak=1e-2, warmup=5)[0]  # in the cool-down of the first
+    first, second = trained(recipe(), corpus, [24, 48])
+    assert (first.loss, first.params) == (None, None)
+    assert second.loss < np.log(256)
+    poison = np.float32(1e-2)  # the stable part of all
+    assert [branch.loss for branch in trained(recipe(), corpus, [24, 48])] == [None, None]
+
+
+def test_a_learning_rate_that_blows_up_ends_as_diverged(corpus):
+    (branch,) = trained(recipe(learning_rate=1e38), corpus, [40])
+    assert branch.loss is None
+
+
+@pytest.mark.parametrize("scheme, budgets", [("dense", [8, 4]), ("dense", [0]), ("s=0.5", [4, 8])])
+def test_bad_budgets_are_named(scheme, budgets, corpus):
+    with pytest.raises(ValueError, match="budgets must ascend"):
+        trained(recipe(scheme), corpus, budgets)
+
+
+def test_a_corpus_of_another_context_is_named(corpus):
+    model = dataclasses.replace(MODEL, context=32)
+    with pytest.raises(ValueError, match="context of the corpus must be the model's, got 16 and 32"):
+        trained(recipe(model=model), corpus, [4])
