@@ -120,10 +120,6 @@ void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmA
   });
 }
 
-struct PruneAttrs {
-  static constexpr auto fields() { return std::tuple{}; }
-};
-
 // Where a bit of the mask is 1 the element, else zero. A float times a flag would keep NaN.
 template <class T>
 struct PruneStretch {
@@ -140,8 +136,7 @@ struct PruneStretch {
 
 // y = x where the mask's bit is 1, else 0.
 template <class T>
-void prune(const Parallel& par, View<const T, 2> x, View<const uint8_t, 2> mask, View<T, 2> y,
-           PruneAttrs) {
+void prune(const Parallel& par, View<const T, 2> x, View<const uint8_t, 2> mask, View<T, 2> y) {
   const int64_t n = x.shape[1], unit = std::min<int64_t>(n, 8192);
   if (x.size() == 0) return;
   const int64_t units = (n + unit - 1) / unit;

@@ -379,6 +379,14 @@ void group_statistic(const Parallel& par, View<const T, 3> x, View<float, 2> sta
     statistics(par, x, a.block, parse_statistic(a.statistic), a.pruned, statistic.data);
 }
 
+// scale[item, b] = scale_of(statistic[item, b])
+inline void statistic_scale(const Parallel&, View<const float, 2> statistic,
+                            View<const float, 2> grid, View<float, 2> scale) {
+  const int64_t groups = statistic.shape[1];
+  for (int64_t i = 0; i < statistic.size(); ++i)
+    scale.data[i] = scale_of(statistic.data[i], grid.data[4 * (i / groups) + 3]);
+}
+
 template <class T>
 void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2> grid,
                    View<T, 3> y, View<float, 2> scale, View<uint8_t, 3> mask, QuantizeAttrs a) {

@@ -31,13 +31,9 @@ inline void cubic_schedule(const Parallel&, View<int64_t, 1> steps, View<double,
   }
 }
 
-struct KeepCountsAttrs {
-  static constexpr auto fields() { return std::tuple{}; }
-};
-
 // keep[u, l] = max(1, round_half_even(size_l (1 - sparsity_u))), and 0 for an empty leaf.
 inline void keep_counts(const Parallel&, View<const double, 1> sparsity,
-                        View<const int64_t, 1> sizes, View<int64_t, 2> keep, KeepCountsAttrs) {
+                        View<const int64_t, 1> sizes, View<int64_t, 2> keep) {
   const int64_t leaves = sizes.shape[0];
   for (int64_t u = 0; u < sparsity.shape[0]; ++u)
     for (int64_t l = 0; l < leaves; ++l) {

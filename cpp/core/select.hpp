@@ -14,10 +14,6 @@
 
 namespace bitlaw {
 
-struct TopKAttrs {
-  static constexpr auto fields() { return std::tuple{}; }
-};
-
 // Ordered like |x|, NaN lowest; at most 0x7f800001, so 31 bits.
 BITLAW_LEAF int32_t selection_key(float x) {
   const int32_t m = magnitude_bits(x);
@@ -173,7 +169,7 @@ void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, u
 // mask[item] has exactly keep[item] ones: the largest |x|, lowest index first among equals.
 template <class T>
 void top_k_mask(const Parallel& par, View<const T, 2> x, View<const int32_t, 1> keep,
-                View<uint8_t, 2> mask, TopKAttrs) {
+                View<uint8_t, 2> mask) {
   const int64_t n = x.shape[1];
   for (int64_t i = 0; i < x.shape[0]; ++i)
     require(keep.data[i] >= 0 && keep.data[i] <= n,

@@ -12,9 +12,6 @@ import numpy as np
 
 from bitlaw.ops import mask, quantize
 
-FLT_MAX = quantize.FLT_MAX
-
-
 @dataclasses.dataclass(frozen=True)
 class Quantizer:
     """The structure of a quantization: everything but its numbers, so it is static under jit.
@@ -112,7 +109,7 @@ class _Call:
         return y.reshape(x.shape), bits
 
     def _tensor_scale(self, flat, grid):
-        """f32[]: composed of one statistic per row, so that sharded rows need one all-reduce."""
+        """f32[1, 1]: composed of one statistic per row, so that sharded rows need one all-reduce."""
         xp, q = _xp(flat), self.quantizer
         rows = quantize.group_statistic(
             flat, block=flat.shape[2], statistic=q.statistic, pruned=self.pruned
@@ -128,8 +125,7 @@ class _Call:
                 count = (flat != 0).sum(axis=(1, 2)).astype(np.float32)[:, None]
             total = xp.maximum(count.sum(), np.float32(1))
             s = xp.where(largest < np.inf, unit * xp.sqrt((ratio * ratio * count).sum() / total), s)
-        scale = xp.minimum(s / grid[3], FLT_MAX)
-        return xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
+        return quantize.statistic_scale(s.reshape(1, 1), grid[None])
 
 
 def _xp(x):

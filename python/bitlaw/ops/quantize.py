@@ -60,6 +60,15 @@ def _fake_quantize_out(x, grid, *, block, statistic, estimator, pruned):
     return Shape(x.shape, x.dtype), scale, _mask_shape(x, estimator)
 
 
+def _scale_out(statistic, grid):
+    if statistic.ndim != 2 or str(statistic.dtype) != "float32":
+        raise ValueError(
+            f"statistic must be f32[items, groups], got {statistic.dtype}{list(statistic.shape)}"
+        )
+    _check_operand("grid", grid, (statistic.shape[0], 4))
+    return (Shape(statistic.shape, np.float32),)
+
+
 def _scaled_out(x, scale, grid, *, block, estimator, pruned):
     _check(x, block)
     _check_operand("scale", scale, (x.shape[0], x.shape[2] // block))
@@ -130,6 +139,15 @@ def _fake_quantize_examples(rng):
             )
 
 
+def _scale_examples(rng):
+    for shape in [(0, 3), (2, 0), (1, 1), (5, 33), (300, 200)]:
+        statistic = np.abs(hard_values(rng, shape))
+        statistic[rng.random(shape) < 0.1] = np.nan
+        statistic[rng.random(shape) < 0.1] = FLT_MAX
+        statistic[rng.random(shape) < 0.1] = np.inf
+        yield (statistic, grids(statistic, INT4, QUEST2, TERNARY)), {}
+
+
 def _scaled_examples(rng):
     for i, (x, block) in enumerate(_arrays(rng)):
         scale = rng.lognormal(size=(x.shape[0], x.shape[2] // block)).astype(np.float32)
@@ -185,6 +203,21 @@ def group_statistic(x, *, block: int, statistic: str, pruned: bool):
     total = (ratio * ratio).sum(axis=(1, 3), dtype=wide)
     mean = total / xp.maximum(count, np.float32(1))
     return unit * xp.sqrt(mean).astype(np.float32)
+
+
+@op(out=_scale_out, examples=_scale_examples)
+def statistic_scale(statistic, grid):
+    """Scales from statistics: min(statistic / span, FLT_MAX), NaN where the statistic is not finite.
+
+    A true division, which XLA's own `x / constant` is not: it multiplies by a reciprocal.
+
+    Args:
+        statistic: f32[items, groups]
+        grid: f32[items, 4]: qmin, qmax, offset (not used here), span
+    """
+    xp = statistic.__array_namespace__()
+    scale = xp.minimum(statistic / grid[:, 3, None], FLT_MAX)
+    return xp.where(statistic <= FLT_MAX, scale, np.float32(np.nan))
 
 
 @op(out=_scaled_out, examples=_scaled_examples, alias=(0, 0))
@@ -253,8 +286,7 @@ def _fake_quantize_given(x, grid, *, block, statistic, estimator, pruned):
 def fake_quantize(x, grid, *, block: int, statistic: str, estimator: str, pruned: bool):
     """Nearest levels of x, the scales used, and where the gradient passes, in one pass.
 
-        s     = group_statistic(x)
-        scale = min(s / span, FLT_MAX)        NaN where s is not finite: the group is poisoned
+        scale = statistic_scale(group_statistic(x))      NaN where the group holds NaN or infinity
         y     = fake_quantize_scaled(x, scale)
 
     Args:
@@ -265,10 +297,8 @@ def fake_quantize(x, grid, *, block: int, statistic: str, estimator: str, pruned
     Returns:
         y: like x; scale: f32[items, cols / block]; mask: u8[items, rows, ceil(cols / 8)]
     """
-    xp = x.__array_namespace__()
     s = group_statistic.definition(x, block=block, statistic=statistic, pruned=pruned)
-    scale = xp.minimum(s / grid[:, 3, None], FLT_MAX)
-    scale = xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
+    scale = statistic_scale.definition(s, grid)
     y, mask = fake_quantize_scaled.definition(
         x, scale, grid, block=block, estimator=estimator, pruned=pruned
     )
