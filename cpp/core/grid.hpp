@@ -120,33 +120,48 @@ inline constexpr float kRound = 12582912.0f;
 
 struct Rounded {
   float value;
-  bool keep;  // whether the estimator lets the gradient pass
+  float away;  // of what the estimator looks at from the level taken, in steps
+  // Whether the estimator lets the gradient pass.
+  BITLAW_LEAF uint8_t keep() const { return __builtin_fabsf(away) <= 0.5f; }
 };
 
-BITLAW_LEAF Rounded round_to_grid(float x, float scale, float inv, Grid g, bool trust,
-                                  bool pruned) {
+// The estimator and `pruned` are constants of the inner loops; see with_variant.
+template <Estimator kEstimator, bool kPruned>
+BITLAW_LEAF Rounded round_to_grid(float x, float scale, float inv, Grid g) {
   float v = x * inv - g.offset;
   v = g.qmin - 1.0f > v ? g.qmin - 1.0f : v;  // written so that NaN stays NaN
   v = g.qmax + 1.0f < v ? g.qmax + 1.0f : v;
   const float code = (v + kRound) - kRound;
   float c = g.qmin > code ? g.qmin : code;
   c = g.qmax < c ? g.qmax : c;
-  const float away = (trust ? v : code) - c;  // from the level taken, in steps
-  const bool keep = (away <= 0.5f) & (away >= -0.5f);
+  const float away = (kEstimator == Estimator::trust ? v : code) - c;
   const float value = (c + g.offset) * scale;
-  return {pruned & (x == 0.0f) ? 0.0f : value, keep};
+  return {kPruned && x == 0.0f ? 0.0f : value, away};
 }
 
-// y and flags (null: none) of n elements that share one scale.
-template <class T, bool kFlags>
-BITLAW_LEAF void map_group(const T* x, T* y, uint8_t* flags, int64_t n, float scale, Grid g,
-                           bool trust, bool pruned) {
-  const float inv = inverse_of(scale);
+// y, and flags unless the estimator is the identity, of n elements that share one scale.
+template <class T, Estimator kEstimator, bool kPruned>
+BITLAW_LEAF void map_group(const T* x, T* y, uint8_t* flags, int64_t n, float scale, float inv,
+                           Grid g) {
   BITLAW_LOOP
   for (int64_t i = 0; i < n; ++i) {
-    const Rounded r = round_to_grid(to_float(x[i]), scale, inv, g, trust, pruned);
+    const Rounded r = round_to_grid<kEstimator, kPruned>(to_float(x[i]), scale, inv, g);
     y[i] = Narrow<T>::from(r.value);
-    if constexpr (kFlags) flags[i] = r.keep;
+    if constexpr (kEstimator != Estimator::identity) flags[i] = r.keep();
+  }
+}
+
+// Calls run.template operator()<estimator, pruned>().
+template <class Run>
+void with_variant(Estimator estimator, bool pruned, const Run& run) {
+  const auto with = [&]<Estimator kEstimator>() {
+    pruned ? run.template operator()<kEstimator, true>()
+           : run.template operator()<kEstimator, false>();
+  };
+  switch (estimator) {
+    case Estimator::identity: return with.template operator()<Estimator::identity>();
+    case Estimator::clip_rounded: return with.template operator()<Estimator::clip_rounded>();
+    case Estimator::trust: return with.template operator()<Estimator::trust>();
   }
 }
 

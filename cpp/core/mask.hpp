@@ -36,28 +36,25 @@ struct RankGroups {
   }
 };
 
-// Groups along the columns of a contiguous stretch of `groups` * m elements.
+// Groups along the columns: kSide groups of m consecutive elements.
 template <class T, int kM>
-struct NmStretch {
-  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t groups, int64_t n, int64_t m_any) {
+struct NmAlong {
+  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t n, int64_t m_any) {
     const int64_t m = kM ? kM : m_any;
     int32_t keys[(kM ? kM : kMaxGroup) * kSide];
     uint8_t ranked[(kM ? kM : kMaxGroup) * kSide];
-    for (int64_t g = 0; g < groups; g += kSide) {
-      const int64_t side = groups - g < kSide ? groups - g : kSide;
-      for (int64_t j = 0; j < m; ++j)
-        for (int64_t w = 0; w < kSide; ++w)
-          keys[j * kSide + w] = w < side ? selection_key(to_float(x[(g + w) * m + j])) : 0;
-      RankGroups::run(keys, ranked, n, m);
-      for (int64_t w = 0; w < side; ++w)
-        for (int64_t j = 0; j < m; ++j) flags[(g + w) * m + j] = ranked[j * kSide + w];
-    }
+    for (int64_t j = 0; j < m; ++j)
+      for (int64_t w = 0; w < kSide; ++w)
+        keys[j * kSide + w] = selection_key(to_float(x[w * m + j]));
+    RankGroups::run(keys, ranked, n, m);
+    for (int64_t w = 0; w < kSide; ++w)
+      for (int64_t j = 0; j < m; ++j) flags[w * m + j] = ranked[j * kSide + w];
   }
 };
 
-// Groups along the rows: m rows of `cols` columns.
+// Groups down the rows: m rows of `cols` columns.
 template <class T, int kM>
-struct NmPanel {
+struct NmDown {
   BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t cols, int64_t n, int64_t m_any) {
     const int64_t m = kM ? kM : m_any;
     int32_t keys[(kM ? kM : kMaxGroup) * kSide];
@@ -84,9 +81,22 @@ struct PackFlags {
 template <class T>
 void nm_flags(const T* x, uint8_t* flags, int64_t length, int64_t cols, NmAttrs a) {
   const auto run = [&]<int kM>() {
-    if (!a.along_rows) return on_isa<NmStretch<T, kM>>(x, flags, length / a.m, a.n, a.m);
-    for (int64_t at = 0; at < length; at += a.m * cols)
-      on_isa<NmPanel<T, kM>>(x + at, flags + at, cols, a.n, a.m);
+    if (a.along_rows) {
+      for (int64_t at = 0; at < length; at += a.m * cols)
+        on_isa<NmDown<T, kM>>(x + at, flags + at, cols, a.n, a.m);
+      return;
+    }
+    const int64_t step = a.m * kSide, whole = length / step * step;
+    for (int64_t at = 0; at < whole; at += step)
+      on_isa<NmAlong<T, kM>>(x + at, flags + at, a.n, a.m);
+    if (whole < length) {  // the last groups, padded
+      T padded[kMaxGroup * kSide] = {};
+      uint8_t padded_flags[kMaxGroup * kSide];
+      std::copy(x + whole, x + length, padded);
+      on_isa<NmAlong<T, kM>>(static_cast<const T*>(padded), static_cast<uint8_t*>(padded_flags),
+                             a.n, a.m);
+      std::copy_n(padded_flags, length - whole, flags + whole);
+    }
   };
   if (a.m == 4)
     run.template operator()<4>();
@@ -120,24 +130,30 @@ void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmA
   });
 }
 
-// Where a bit of the mask is 1 the element, else zero. A float times a flag would keep NaN.
+// Where a bit of the mask is 1 the element's bits, else zero, at most kPruned elements.
+inline constexpr int64_t kPruned = 4096;
 template <class T>
 struct PruneStretch {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
   BITLAW_LEAF static void run(const T* x, const uint8_t* mask, T* y, int64_t n) {
-    const int64_t whole = n / 8;
-    for (int64_t b = 0; b < whole; ++b) {
-      const uint32_t byte = mask[b];
-      BITLAW_LOOP
-      for (int l = 0; l < 8; ++l) y[8 * b + l] = (byte >> l) & 1u ? x[8 * b + l] : T{};
+    // Byte l of the product keeps bit l only: eight flags, zero or not, at once.
+    uint8_t flags[kPruned + 7];
+    for (int64_t b = 0; b < bytes_of_bits(n); ++b) {
+      const uint64_t eight = (mask[b] * 0x0101010101010101ull) & 0x8040201008040201ull;
+      std::memcpy(flags + 8 * b, &eight, 8);
     }
-    for (int64_t i = whole * 8; i < n; ++i) y[i] = (mask[i / 8] >> (i % 8)) & 1 ? x[i] : T{};
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) {
+      const Bits bits = std::bit_cast<Bits>(x[i]);
+      y[i] = std::bit_cast<T>(static_cast<Bits>(flags[i] ? bits : Bits{0}));
+    }
   }
 };
 
 // y = x where the mask's bit is 1, else 0.
 template <class T>
 void prune(const Parallel& par, View<const T, 2> x, View<const uint8_t, 2> mask, View<T, 2> y) {
-  const int64_t n = x.shape[1], unit = std::min<int64_t>(n, 8192);
+  const int64_t n = x.shape[1], unit = std::min<int64_t>(n, kPruned);
   if (x.size() == 0) return;
   const int64_t units = (n + unit - 1) / unit;
   par(x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {

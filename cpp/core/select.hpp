@@ -28,16 +28,22 @@ inline constexpr int64_t kCopied = 16 * 1024;
 
 template <class T>
 struct CountUpper {
-  // Neighbours often fall into one bin: four tables keep their increments independent.
+  // Bins are found by a vectorised loop first. Neighbours often fall into one bin: four tables keep
+  // their increments independent.
   BITLAW_LEAF static void run(const T* x, int64_t n, uint32_t* bins) {
-    const int64_t whole = n / kTables * kTables;
-    for (int64_t i = 0; i < whole; i += kTables)
-      for (int t = 0; t < kTables; ++t)
-        ++bins[t * kUpperBins + (selection_key(to_float(x[i + t])) >> kLowBits)];
-    for (int64_t i = whole; i < n; ++i) ++bins[selection_key(to_float(x[i])) >> kLowBits];
+    constexpr int64_t kGroup = 1024;
+    uint16_t bin[kGroup];
+    for (int64_t i = 0; i < n; i += kGroup) {
+      const int64_t m = n - i < kGroup ? n - i : kGroup;
+      for (int64_t j = 0; j < m; ++j)
+        bin[j] = static_cast<uint16_t>(selection_key(to_float(x[i + j])) >> kLowBits);
+      const int64_t whole = m / kTables * kTables;
+      for (int64_t j = 0; j < whole; j += kTables)
+        for (int t = 0; t < kTables; ++t) ++bins[t * kUpperBins + bin[j + t]];
+      for (int64_t j = whole; j < m; ++j) ++bins[bin[j]];
+    }
   }
 };
-
 template <class T>
 struct CountLower {
   // Few keys match, so whole groups of 64 are passed over by one vectorised test.
@@ -56,9 +62,9 @@ struct CountLower {
   }
 };
 
-// flags[i] = key above the threshold, or equal to it while ties are left (lowest index first).
+// flags[i] = key >= threshold
 template <class T>
-struct MarkAbove {
+struct MarkFrom {
   BITLAW_LEAF static void run(const T* x, int64_t n, int32_t threshold, uint8_t* flags,
                               uint8_t* bits) {
     BITLAW_LOOP
@@ -66,10 +72,19 @@ struct MarkAbove {
     pack_flags(flags, bits, n);
   }
 };
+
+// The same, but of the keys equal to the threshold only the first *ties, which is counted down.
 template <class T>
 struct MarkWithTies {
   BITLAW_LEAF static void run(const T* x, int64_t n, int32_t threshold, int64_t* ties,
                               uint8_t* flags, uint8_t* bits) {
+    int64_t equal = 0;
+    for (int64_t i = 0; i < n; ++i) equal += selection_key(to_float(x[i])) == threshold;
+    if (*ties == 0) return MarkFrom<T>::run(x, n, threshold + 1, flags, bits);
+    if (equal <= *ties) {
+      *ties -= equal;
+      return MarkFrom<T>::run(x, n, threshold, flags, bits);
+    }
     for (int64_t i = 0; i < n; ++i) {
       const int32_t key = selection_key(to_float(x[i]));
       const bool tie = (key == threshold) & (*ties > 0);
@@ -132,6 +147,9 @@ Threshold histogram_threshold(const Parallel& par, const T* x, int64_t n, int64_
         on_isa<CountUpper<T>>(x + begin, end - begin, bins);
       });
   const auto upper = static_cast<int32_t>(threshold_bin(upper_bins.data(), kUpperBins, keep));
+  // All bfloat16 keys of a bin are one key, but for NaN and zero in the first.
+  if (std::is_same_v<T, bfloat16> && upper > 0)
+    return {upper << kLowBits | 1, keep, static_cast<int64_t>(upper_bins[upper]) == keep};
   const auto lower_bins =
       histogram(par, n, kLowerBins, 1, [&](int64_t begin, int64_t end, uint32_t* bins) {
         on_isa<CountLower<T>>(x + begin, end - begin, upper, bins);
@@ -157,7 +175,7 @@ void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, u
   Threshold t = n <= kCopied ? small_threshold(x, n, keep) : histogram_threshold(par, x, n, keep);
   if (t.all_ties) {
     mark(par, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* bits) {
-      on_isa<MarkAbove<T>>(part, m, t.key, flags, bits);
+      on_isa<MarkFrom<T>>(part, m, t.key, flags, bits);
     });
   } else {  // the lowest indices are taken, so in order, on one thread
     mark(Parallel(), [&](const T* part, int64_t m, uint8_t* flags, uint8_t* bits) {

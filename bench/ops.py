@@ -1,0 +1,258 @@
+"""Benchmarks of the ops: check, then time, each against its definition and what else a user has.
+
+    python -m bench.ops                    every case
+    python -m bench.ops nm_mask top_k      the cases whose name contains one of these
+    python -m bench.ops --save             append the rows to bench/results/ops.jsonl
+
+All contenders of a case are timed in turn, round by round, in one process; ratios are of medians.
+"in place" donates the input, "fresh" makes a new output every call (and pays for its page faults).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import machine
+from bitlaw.formats import QuantSpec
+from bitlaw.ops import OPS
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "ops.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One op on one input.
+
+    Attributes:
+        op, label: the row's name is "op label".
+        arrays, attributes: of the op.
+        rivals: name -> function of the arrays that does the same job another way.
+        goal: rival name, or "in-place scale", -> the speed ratio aimed at (at least; for
+            "in-place scale": time at most this many times a donated x * c).
+    """
+
+    op: str
+    label: str
+    arrays: tuple
+    attributes: dict
+    rivals: dict[str, Callable]
+    goals: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.label}"
+
+
+def _normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _quantize_cases() -> Iterator[Case]:
+    n = 4096
+    for text, estimator, dtype, goals in [
+        ("int4/row", "identity", "float32", {"in-place scale": 1.4, "definition in place": 1.5}),
+        ("int4/block32", "identity", "float32", {"in-place scale": 1.4, "definition in place": 6}),
+        ("int4/row", "clip_rounded", "float32", {}),
+        ("quest4/row", "trust", "float32", {}),
+        ("int4/row", "identity", "bfloat16", {}),
+        ("int4/block32", "identity", "bfloat16", {}),
+        ("int4/channel", "identity", "float32", {}),
+    ]:
+        spec = QuantSpec.parse(text)
+        shape, block = spec.structure.layout((n, n))
+        x = _normal(*shape).astype(jnp.dtype(dtype))
+        attributes = {"block": block, "statistic": spec.structure.statistic}
+        attributes |= {"estimator": estimator, "pruned": False}
+        grid = np.broadcast_to(spec.grid, (shape[0], 4))
+        label = f"{text} {estimator} {n}x{n} {dtype}"
+        yield Case("fake_quantize", label, (x, grid), attributes, {}, goals)
+
+
+def _mask_cases() -> Iterator[Case]:
+    n = 1 << 24
+    x = _normal(1, n)
+    keep = np.array([n // 10], np.int32)
+
+    def partition(x, keep):
+        a = np.abs(x[0])
+        return a >= np.partition(a, n - int(keep[0]))[n - int(keep[0])]
+
+    sort = jax.jit(lambda x, keep: jnp.abs(x[0]) >= jnp.sort(jnp.abs(x[0]))[n - keep[0]])
+    rivals = {"np.partition": partition, "jnp.sort": sort}
+    goals = {"np.partition": 4.0, "jnp.sort": 100.0}
+    yield Case("top_k_mask", "10 % of 16M float32", (x, keep), {}, rivals, goals)
+
+    x = _normal(1, 2048, 2048)
+
+    def top_2(x):
+        groups = jnp.abs(x).reshape(-1, 4)
+        index = jax.lax.top_k(groups, 2)[1]
+        return (jnp.arange(4) == index[..., None]).any(-2).reshape(x.shape)
+
+    rivals = {"lax.top_k": jax.jit(top_2)}
+    for along_rows in (False, True):
+        label = f"2:4 {'down' if along_rows else 'along'} 2048x2048 float32"
+        attributes = {"n": 2, "m": 4, "along_rows": along_rows}
+        yield Case("nm_mask", label, (x,), attributes, rivals, {"lax.top_k": 15.0})
+
+    x = _normal(4096, 4096)
+    bits = np.random.default_rng(1).integers(0, 256, (4096, 512)).astype(np.uint8)
+    yield Case("prune", "4096x4096 float32", (x, bits), {}, {}, {})
+
+
+def _host_cases() -> Iterator[Case]:
+    lengths = np.random.default_rng(0).lognormal(6, 1, 1_000_000).clip(1, 2048).astype(np.int64)
+    yield Case("first_fit_decreasing", "1M lengths", (lengths,), {"capacity": 2048}, {}, {})
+
+
+def cases() -> Iterator[Case]:
+    """Every case; arrays are made when a case is reached."""
+    yield from _quantize_cases()
+    yield from _mask_cases()
+    yield from _host_cases()
+
+
+def _on_device(arrays):
+    return tuple(jax.device_put(jnp.array(a)) for a in arrays)
+
+
+def _fresh(function, arrays) -> Callable[[], None]:
+    return lambda: jax.block_until_ready(function(*arrays))
+
+
+def _donated(function, arrays) -> Callable[[], None]:
+    """Calls that hand the first array on: each call overwrites the memory of the last."""
+    run = jax.jit(function, donate_argnums=0)
+    box = [jnp.array(arrays[0]), *arrays[1:]]
+
+    def call():
+        out = run(*box)
+        box[0] = jax.block_until_ready(out[0] if isinstance(out, tuple) else out)
+
+    return call
+
+
+def contenders(case: Case) -> dict[str, Callable[[], None]]:
+    """Name -> a timed call, the op's own first."""
+    it = OPS[case.op]
+    if it.host:
+        return {"numpy": lambda: it.numpy(*case.arrays, **case.attributes)}
+    arrays = _on_device(case.arrays)
+    op = lambda *a: it(*a, **case.attributes)
+    definition = lambda *a: it.definition(*a, **case.attributes)
+    calls = {"fresh": _fresh(jax.jit(op), arrays)}
+    calls["definition"] = _fresh(jax.jit(definition), arrays)
+    if it.alias:
+        in_place = lambda *a: it(*a, in_place=True, **case.attributes)
+        calls["in place"] = _donated(in_place, arrays)
+        calls["definition in place"] = _donated(definition, arrays)
+        calls["in-place scale"] = _donated(lambda x: x * x.dtype.type(0.999), arrays[:1])
+    for name, rival in case.rivals.items():
+        jitted = hasattr(rival, "lower")
+        calls[name] = _fresh(rival, arrays) if jitted else lambda r=rival: r(*case.arrays)
+    return calls
+
+
+def check(case: Case) -> None:
+    """The op equals its definition bit for bit on this very input (2 ulp for sums)."""
+    it = OPS[case.op]
+    if it.host:  # the naive definition would take hours; tests/ops compares them
+        return
+    got = jax.jit(lambda *a: it(*a, **case.attributes))(*_on_device(case.arrays))
+    got = list(map(np.asarray, got if isinstance(got, tuple) else (got,)))
+    if given := it.given(*case.arrays, **case.attributes):
+        at, outs = given
+        want = outs(got[at])
+    else:
+        want = it.definition(*case.arrays, **case.attributes)
+    want = want if isinstance(want, tuple) else (want,)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_array_equal(g.view(np.uint8), np.ascontiguousarray(w).view(np.uint8))
+
+
+def measure(case: Case, rounds: int = 9) -> dict:
+    """One row: medians in milliseconds, GB/s, shares and ratios."""
+    calls = contenders(case)
+    for call in calls.values():
+        call()
+    slow = {name: _once(call) > 1.0 for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for k in range(rounds):
+        for name, call in calls.items():
+            if k == 0 or not slow[name]:
+                times[name].append(_once(call))
+    median = {name: float(np.median(t)) for name, t in times.items()}
+    own = next(name for name in ("in place", "fresh", "numpy") if name in median)
+    moved = sum(np.asarray(a).nbytes for a in case.arrays) * (2 if own == "in place" else 1)
+    row = {"case": case.name, "ms": {n: round(1e3 * t, 3) for n, t in median.items()}}
+    row["gbs"] = round(moved / median[own] / 1e9, 1)
+    if "in-place scale" in median:
+        row["over_in_place_scale"] = round(median["in place"] / median["in-place scale"], 2)
+    pairs = {"definition": "fresh", "definition in place": "in place"}
+    pairs |= {name: own for name in case.rivals}
+    row["times_faster_than"] = {
+        rival: round(median[rival] / median[mine], 2)
+        for rival, mine in pairs.items()
+        if rival in median
+    }
+    row["missed"] = _missed(case, row)
+    return row
+
+
+def _once(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _missed(case: Case, row: dict) -> dict[str, str]:
+    missed = {}
+    for name, goal in case.goals.items():
+        if name == "in-place scale":
+            if row["over_in_place_scale"] > goal:
+                missed[name] = f"{row['over_in_place_scale']} > {goal}"
+        elif row["times_faster_than"][name] < goal:
+            missed[name] = f"{row['times_faster_than'][name]} < {goal}"
+    return missed
+
+
+def line(row: dict) -> str:
+    """A row as one line of text."""
+    own = next(name for name in ("in place", "fresh", "numpy") if name in row["ms"])
+    parts = [f"{row['case']:58s} {row['ms'][own]:9.3f} ms {own:8s} {row['gbs']:6.1f} GB/s"]
+    if "over_in_place_scale" in row:
+        parts.append(f"{row['over_in_place_scale']:.2f}x in-place scale")
+    parts += [f"{ratio:.1f}x faster than {name}" for name, ratio in row["times_faster_than"].items()]
+    parts += [f"GOAL MISSED ({name}: {why})" for name, why in row["missed"].items()]
+    return "  ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="cases whose name contains one of these")
+    parser.add_argument("--save", action="store_true", help="append to bench/results/ops.jsonl")
+    options = parser.parse_args()
+    here = machine.describe()
+    print(json.dumps(here))
+    for case in cases():
+        if options.names and not any(name in case.name for name in options.names):
+            continue
+        check(case)
+        row = measure(case)
+        print(line(row), flush=True)
+        if options.save:
+            with RESULTS.open("a") as out:
+                out.write(json.dumps({"machine": here, **row}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
