@@ -198,7 +198,7 @@ def measure(case: Case, rounds: int = 9) -> dict:
     if "in-place scale" in median:
         row["over_in_place_scale"] = round(median["in place"] / median["in-place scale"], 2)
     pairs = {"definition": "fresh", "definition in place": "in place"}
-    pairs |= {name: own for name in case.rivals}
+    pairs |= dict.fromkeys(case.rivals, own)
     row["times_faster_than"] = {
         rival: round(median[rival] / median[mine], 2)
         for rival, mine in pairs.items()
@@ -231,7 +231,9 @@ def line(row: dict) -> str:
     parts = [f"{row['case']:58s} {row['ms'][own]:9.3f} ms {own:8s} {row['gbs']:6.1f} GB/s"]
     if "over_in_place_scale" in row:
         parts.append(f"{row['over_in_place_scale']:.2f}x in-place scale")
-    parts += [f"{ratio:.1f}x faster than {name}" for name, ratio in row["times_faster_than"].items()]
+    parts += [
+        f"{ratio:.1f}x faster than {name}" for name, ratio in row["times_faster_than"].items()
+    ]
     parts += [f"GOAL MISSED ({name}: {why})" for name, why in row["missed"].items()]
     return "  ".join(parts)
 

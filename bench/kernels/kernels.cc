@@ -79,8 +79,8 @@ void quantize_rows_of(const Options& o, const Parallel& par, double limit, const
                            {block, statistic, estimator, false});
         });
       }
-  report(o, std::string("quantize channel absmax identity ") + type,
-         2.0 * sizeof(T) * kN * kN, limit, [&] {
+  report(o, std::string("quantize channel absmax identity ") + type, 2.0 * sizeof(T) * kN * kN,
+         limit, [&] {
            fake_quantize<T>(par, {x.data(), {1, kN, kN}}, {grid.data(), {1, 4}},
                             {x.data(), {1, kN, kN}}, {scale.data(), {1, kN}},
                             {mask.data(), {1, kN, 0}}, {1, "absmax", "identity", false});
@@ -97,9 +97,8 @@ void masks_of(const Options& o, const Parallel& par, double limit, const char* t
   auto x = normal<T>(n);
   std::vector<uint8_t> mask(n / 8);
   const int32_t keep = n / 10;
-  report(o, std::string("top_k_mask 10 % ") + type, 3.0 * sizeof(T) * n, limit, [&] {
-    top_k_mask<T>(par, {x.data(), {1, n}}, {&keep, {1}}, {mask.data(), {1, n / 8}});
-  });
+  report(o, std::string("top_k_mask 10 % ") + type, 3.0 * sizeof(T) * n, limit,
+         [&] { top_k_mask<T>(par, {x.data(), {1, n}}, {&keep, {1}}, {mask.data(), {1, n / 8}}); });
   for (bool along_rows : {false, true})
     for (int64_t m : {4, 8, 32})
       report(o, "nm_mask n:" + std::to_string(m) + (along_rows ? " down " : " along ") + type,
@@ -108,8 +107,7 @@ void masks_of(const Options& o, const Parallel& par, double limit, const char* t
                           {m / 2, m, along_rows});
              });
   report(o, std::string("prune ") + type, 2.0 * sizeof(T) * n, limit, [&] {
-    prune<T>(par, {x.data(), {kN, kN}}, {mask.data(), {kN, kN / 8}},
-             {x.data(), {kN, kN}});
+    prune<T>(par, {x.data(), {kN, kN}}, {mask.data(), {kN, kN / 8}}, {x.data(), {kN, kN}});
   });
 }
 
@@ -120,7 +118,8 @@ void packing(const Options& o, const Parallel& par) {
   for (auto& l : lengths) l = std::clamp<int64_t>(static_cast<int64_t>(draw(random)), 1, 2048);
   const auto n = static_cast<int64_t>(lengths.size());
   report(o, "first_fit_decreasing 1M lengths", 24.0 * n, 1.0, [&] {
-    first_fit_decreasing(par, {lengths.data(), {n}}, {row.data(), {n}}, {start.data(), {n}}, {2048});
+    first_fit_decreasing(par, {lengths.data(), {n}}, {row.data(), {n}}, {start.data(), {n}},
+                         {2048});
   });
 }
 
@@ -132,12 +131,11 @@ int main(int argc, char** argv) {
   std::printf("%s, %d threads\n", isa_name(active_isa()),
               static_cast<int>(ThreadPool::instance().threads()));
   auto x = normal<float>(kN * kN);
-  const double limit =
-      report(options, "in-place scale", 8.0 * kN * kN, 0, [&] {
-        par(kN, 8, [&](int64_t begin, int64_t end) {
-          on_isa<Scale>(x.data() + begin * kN, (end - begin) * kN);
-        });
-      });
+  const double limit = report(options, "in-place scale", 8.0 * kN * kN, 0, [&] {
+    par(kN, 8, [&](int64_t begin, int64_t end) {
+      on_isa<Scale>(x.data() + begin * kN, (end - begin) * kN);
+    });
+  });
   quantize_rows_of<float>(options, par, limit, "float32");
   quantize_rows_of<bfloat16>(options, par, limit, "bfloat16");
   masks_of<float>(options, par, limit, "float32");

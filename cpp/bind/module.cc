@@ -13,9 +13,8 @@ using namespace bitlaw;
 // An op with both doors, one instantiation per element type: (XLA handler, numpy function).
 template <auto... fns>
 py::tuple op() {
-  return py::make_tuple(
-      py::capsule(reinterpret_cast<void*>(&bind::XlaHandler<fns...>::handle)),
-      py::cpp_function(&bind::call_numpy<fns...>));
+  return py::make_tuple(py::capsule(reinterpret_cast<void*>(&bind::XlaHandler<fns...>::handle)),
+                        py::cpp_function(&bind::call_numpy<fns...>));
 }
 
 // A plan made on the host, from numpy only.

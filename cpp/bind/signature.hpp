@@ -31,9 +31,8 @@ struct Signature<fn> {
   template <class Source, class Runner>
   static void call(Source source, const Runner& runner) {
     const std::tuple<P...> params{source.template get<P>()...};
-    runner([&](const Parallel& par) {
-      std::apply([&](const auto&... p) { fn(par, p...); }, params);
-    });
+    runner(
+        [&](const Parallel& par) { std::apply([&](const auto&... p) { fn(par, p...); }, params); });
   }
   template <class Source>
   static bool matches(Source source) {

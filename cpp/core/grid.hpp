@@ -1,4 +1,5 @@
-// One group of a fake quantization: its statistic, its scale, and the map of an element to the grid.
+// One group of a fake quantization: its statistic, its scale, and the map of an element to the
+// grid.
 #pragma once
 #include <limits>
 
@@ -50,7 +51,8 @@ struct Sums {
 // absmax, or the root of the mean square; NaN or infinite if an element is.
 BITLAW_LEAF float statistic_of(const Sums& s, Statistic statistic) {
   if (statistic == Statistic::absmax) return std::bit_cast<float>(s.amax);
-  return static_cast<float>(__builtin_sqrt(s.square / static_cast<double>(s.count > 0 ? s.count : 1)));
+  return static_cast<float>(
+      __builtin_sqrt(s.square / static_cast<double>(s.count > 0 ? s.count : 1)));
 }
 
 // min(statistic / span, FLT_MAX), or NaN if the statistic is not finite: the group is poisoned.
@@ -159,9 +161,12 @@ void with_variant(Estimator estimator, bool pruned, const Run& run) {
            : run.template operator()<kEstimator, false>();
   };
   switch (estimator) {
-    case Estimator::identity: return with.template operator()<Estimator::identity>();
-    case Estimator::clip_rounded: return with.template operator()<Estimator::clip_rounded>();
-    case Estimator::trust: return with.template operator()<Estimator::trust>();
+    case Estimator::identity:
+      return with.template operator()<Estimator::identity>();
+    case Estimator::clip_rounded:
+      return with.template operator()<Estimator::clip_rounded>();
+    case Estimator::trust:
+      return with.template operator()<Estimator::trust>();
   }
 }
 

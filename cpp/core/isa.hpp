@@ -74,9 +74,12 @@ template <class Leaf, class... A>
 inline void on_isa(A... a) {
 #if defined(__x86_64__)
   switch (active_isa()) {
-    case Isa::avx512: return run_avx512<Leaf>(a...);
-    case Isa::avx2: return run_avx2<Leaf>(a...);
-    case Isa::base: break;
+    case Isa::avx512:
+      return run_avx512<Leaf>(a...);
+    case Isa::avx2:
+      return run_avx2<Leaf>(a...);
+    case Isa::base:
+      break;
   }
 #endif
   run_base<Leaf>(a...);

@@ -21,7 +21,8 @@ inline constexpr int64_t kMaxGroup = 64;
 // Groups ranked side by side: one key of each in a row of the table below.
 inline constexpr int64_t kSide = 64;
 
-// flags[j][w]: whether key j of group w is among the group's n largest, lowest j first among equals.
+// flags[j][w]: whether key j of group w is among the group's n largest, lowest j first among
+// equals.
 struct RankGroups {
   BITLAW_LEAF static void run(const int32_t* keys, uint8_t* flags, int64_t n, int64_t m) {
     for (int64_t j = 0; j < m; ++j) {

@@ -18,7 +18,8 @@ struct PackAttrs {
 class FirstFit {
  public:
   FirstFit(int64_t rows, int64_t capacity)
-      : leaves_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(rows, 1))))),
+      : leaves_(
+            static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(rows, 1))))),
         room_(2 * leaves_, capacity) {}
 
   // Takes `length` from the first row that has it; returns the row and the room before.
@@ -48,9 +49,8 @@ inline void first_fit_decreasing(const Parallel&, View<const int64_t, 1> lengths
                 std::to_string(lengths.data[i]) + " at " + std::to_string(i));
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
-    return lengths.data[i] > lengths.data[j];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t i, int64_t j) { return lengths.data[i] > lengths.data[j]; });
   FirstFit rows(n, capacity);
   for (int64_t i : order) {
     const auto [r, before] = rows.take(lengths.data[i]);

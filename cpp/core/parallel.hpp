@@ -51,7 +51,8 @@ class Parallel {
 
  private:
   struct Job {
-    Job(int64_t chunks, std::function<void(int64_t)> body) : chunks(chunks), body(std::move(body)) {}
+    Job(int64_t chunks, std::function<void(int64_t)> body)
+        : chunks(chunks), body(std::move(body)) {}
 
     void work() {
       IeeeSubnormals guard;

@@ -20,10 +20,9 @@ struct QuantizeAttrs {
   std::string statistic, estimator;
   bool pruned;  // exact zeros are pruned weights: they stay zero and take no part in the scale
   static constexpr auto fields() {
-    return std::tuple{Field{"block", &QuantizeAttrs::block},
-                      Field{"statistic", &QuantizeAttrs::statistic},
-                      Field{"estimator", &QuantizeAttrs::estimator},
-                      Field{"pruned", &QuantizeAttrs::pruned}};
+    return std::tuple{
+        Field{"block", &QuantizeAttrs::block}, Field{"statistic", &QuantizeAttrs::statistic},
+        Field{"estimator", &QuantizeAttrs::estimator}, Field{"pruned", &QuantizeAttrs::pruned}};
   }
 };
 
@@ -49,16 +48,15 @@ struct ScaledAttrs {
   }
 };
 
-
 // One call's arrays and choices. The scale is either taken from the data or given.
 template <class T>
 struct Quantize {
-  View<const T, 3> x;         // [items, rows, cols]
-  const float* grid;          // [items, 4]
-  T* y;                       // as x; null: statistics only
-  float* scale;               // [items, cols / block], written; null where scale_in is given
-  const float* scale_in;      // as scale
-  uint8_t* mask;              // [items, rows, bytes of cols]; null with the identity estimator
+  View<const T, 3> x;     // [items, rows, cols]
+  const float* grid;      // [items, 4]
+  T* y;                   // as x; null: statistics only
+  float* scale;           // [items, cols / block], written; null where scale_in is given
+  const float* scale_in;  // as scale
+  uint8_t* mask;          // [items, rows, bytes of cols]; null with the identity estimator
   int64_t block;
   Statistic statistic;
   Estimator estimator;
@@ -194,8 +192,7 @@ struct QuantizeColumns {
     for (int64_t r = 0; r < rows; ++r, x += cols, y += cols) {
       BITLAW_LOOP
       for (int64_t c = 0; c < cols; ++c) {
-        const Rounded v = 
-            round_to_grid<kEstimator, kPruned>(to_float(x[c]), scale[c], inv[c], g);
+        const Rounded v = round_to_grid<kEstimator, kPruned>(to_float(x[c]), scale[c], inv[c], g);
         y[c] = Narrow<T>::from(v.value);
         if constexpr (kFlags) flags[c] = v.keep();
       }
@@ -332,8 +329,7 @@ void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale
 
 // One item of several rows and a scale per block of columns, all known.
 template <class T>
-void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item,
-                      const float* scale) {
+void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, const float* scale) {
   const int64_t rows = q.rows(), cols = q.cols();
   const Grid g = q.grid_of(item);
   std::vector<float> column_scale(cols), column_inv(cols);
@@ -344,9 +340,9 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item,
     uint8_t* flags = q.mask ? flags_of_thread(cols).data() : nullptr;
     uint8_t* mask = q.mask ? q.mask + (item * rows + begin) * bytes_of_bits(cols) : nullptr;
     with_variant(q.estimator, q.pruned, [&]<Estimator kEstimator, bool kPruned>() {
-      on_isa<QuantizeColumns<T, kEstimator, kPruned>>(q.x.data + at, q.y + at,
-                                                      column_scale.data(), column_inv.data(),
-                                                      flags, mask, end - begin, cols, g);
+      on_isa<QuantizeColumns<T, kEstimator, kPruned>>(q.x.data + at, q.y + at, column_scale.data(),
+                                                      column_inv.data(), flags, mask, end - begin,
+                                                      cols, g);
     });
   });
 }
@@ -395,8 +391,8 @@ inline void statistic_scale(const Parallel&, View<const float, 2> statistic,
 }
 
 template <class T>
-void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2> grid,
-                   View<T, 3> y, View<float, 2> scale, View<uint8_t, 3> mask, QuantizeAttrs a) {
+void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2> grid, View<T, 3> y,
+                   View<float, 2> scale, View<uint8_t, 3> mask, QuantizeAttrs a) {
   check(x, a.block);
   const Estimator estimator = parse_estimator(a.estimator);
   if (x.size() == 0) std::fill_n(scale.data, scale.size(), 0.0f);

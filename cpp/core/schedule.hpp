@@ -25,8 +25,8 @@ inline void cubic_schedule(const Parallel&, View<int64_t, 1> steps, View<double,
   for (int64_t i = 0; i < n; ++i) {
     const bool last = i == n - 1;
     steps.data[i] = last ? a.end : a.begin + i * a.every;
-    const double left = 1.0 - static_cast<double>(steps.data[i] - a.begin) /
-                                  static_cast<double>(a.end - a.begin);
+    const double left =
+        1.0 - static_cast<double>(steps.data[i] - a.begin) / static_cast<double>(a.end - a.begin);
     sparsity.data[i] = last ? a.final : a.final + (a.initial - a.final) * (left * left * left);
   }
 }

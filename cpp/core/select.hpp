@@ -1,10 +1,13 @@
-// The k largest magnitudes, exactly: a histogram select on bit patterns, never a sort.
+// The k largest magnitudes, exactly: histograms of bit patterns, never a sort.
 //
-// A key is the magnitude's bits plus one, and 0 for NaN, so NaN goes first and infinity stays. The
-// first pass counts the upper 15 bits, the second the lower 16 of the keys at the upper threshold,
-// the third writes the mask: three reads, and memory that does not grow with n.
+// A key is the magnitude's bits plus one, and 0 for NaN, so NaN goes first and infinity stays. A
+// small sample says in which narrow range of keys the k-th lies; the first pass counts what is
+// above the range and bins what is inside, the second resolves one bin to single keys, the third
+// writes the mask: three reads, and memory that does not grow with n. Where the sample misled, the
+// first pass is made again over all keys: the answer never depends on the sample.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <vector>
 
@@ -20,45 +23,52 @@ BITLAW_LEAF int32_t selection_key(float x) {
   return m > kInfinityBits ? 0 : m + 1;
 }
 
-inline constexpr int kLowBits = 16;
-inline constexpr int64_t kUpperBins = int64_t{1} << 15, kLowerBins = int64_t{1} << 16;
-inline constexpr int kTables = 4;
+inline constexpr int32_t kKeys = kInfinityBits + 2;  // keys are 0 to kInfinityBits + 1
+inline constexpr int kBinBits = 15;
 // Up to here a copy of the keys is smaller than a histogram.
 inline constexpr int64_t kCopied = 16 * 1024;
 
-template <class T>
-struct CountUpper {
-  // Bins are found by a vectorised loop first. Neighbours often fall into one bin: four tables keep
-  // their increments independent.
-  BITLAW_LEAF static void run(const T* x, int64_t n, uint32_t* bins) {
-    constexpr int64_t kGroup = 1024;
-    uint16_t bin[kGroup];
-    for (int64_t i = 0; i < n; i += kGroup) {
-      const int64_t m = n - i < kGroup ? n - i : kGroup;
-      for (int64_t j = 0; j < m; ++j)
-        bin[j] = static_cast<uint16_t>(selection_key(to_float(x[i + j])) >> kLowBits);
-      const int64_t whole = m / kTables * kTables;
-      for (int64_t j = 0; j < whole; j += kTables)
-        for (int t = 0; t < kTables; ++t) ++bins[t * kUpperBins + bin[j + t]];
-      for (int64_t j = whole; j < m; ++j) ++bins[bin[j]];
-    }
-  }
+// Keys lo + (b << shift) + 0 .. (1 << shift) - 1 belong to bin b of 2^kBinBits.
+struct Range {
+  int32_t lo;
+  int shift;
+
+  BITLAW_LEAF uint32_t bin(int32_t key) const { return static_cast<uint32_t>(key - lo) >> shift; }
 };
+
+// Adds to *above the keys beyond the range, to bins those inside.
 template <class T>
-struct CountLower {
-  // Few keys match, so whole groups of 64 are passed over by one vectorised test.
-  BITLAW_LEAF static void run(const T* x, int64_t n, int32_t upper, uint32_t* bins) {
-    constexpr int64_t kGroup = 64;
-    for (int64_t i = 0; i < n; i += kGroup) {
-      const int64_t m = n - i < kGroup ? n - i : kGroup;
-      int32_t any = 0;
-      for (int64_t j = 0; j < m; ++j) any |= (selection_key(to_float(x[i + j])) >> kLowBits) == upper;
-      if (!any) continue;
-      for (int64_t j = 0; j < m; ++j) {
+struct CountRange {
+  static constexpr int64_t kGroup = 64;
+
+  BITLAW_LEAF static void run(const T* x, int64_t n, Range range, int64_t* above, uint32_t* bins) {
+    constexpr uint32_t kBins = 1u << kBinBits;
+    uint16_t bin[kGroup];
+    uint8_t inside[kGroup], bits[kGroup / 8];
+    int64_t i = 0, beyond = 0;
+    for (; i + kGroup <= n; i += kGroup) {
+      int32_t over = 0;
+      for (int64_t j = 0; j < kGroup; ++j) {
         const int32_t key = selection_key(to_float(x[i + j]));
-        if ((key >> kLowBits) == upper) ++bins[key & ((1 << kLowBits) - 1)];
+        const uint32_t b = range.bin(key);
+        inside[j] = b < kBins;
+        over += (key >= range.lo) & (b >= kBins);
+        bin[j] = static_cast<uint16_t>(b);
       }
+      beyond += over;
+      // Few are inside a narrow range: visit the set bits.
+      pack_flags(inside, bits, kGroup);
+      uint64_t set;
+      std::memcpy(&set, bits, 8);
+      for (; set; set &= set - 1) ++bins[bin[__builtin_ctzll(set)]];
     }
+    for (; i < n; ++i) {
+      const int32_t key = selection_key(to_float(x[i]));
+      const uint32_t b = range.bin(key);
+      if (key >= range.lo && b >= kBins) ++beyond;
+      if (b < kBins) ++bins[b];
+    }
+    *above += beyond;
   }
 };
 
@@ -95,28 +105,59 @@ struct MarkWithTies {
   }
 };
 
-// The largest bin such that it and all above hold at least `keep` keys; `keep` becomes what is
-// still to be taken from that bin.
-inline int64_t threshold_bin(const uint32_t* bins, int64_t count, int64_t& keep) {
-  int64_t b = count - 1;
-  for (; b > 0 && static_cast<int64_t>(bins[b]) < keep; --b) keep -= bins[b];
-  return b;
-}
+struct Histogram {
+  int64_t above = 0;
+  std::vector<uint32_t> bins = std::vector<uint32_t>(size_t{1} << kBinBits);
 
-// Counts the keys of a few long stretches of x, each in tables of its own, into one table.
-template <class Count>
-std::vector<uint32_t> histogram(const Parallel& par, int64_t n, int64_t bins, int64_t tables,
-                                const Count& count) {
-  std::vector<uint32_t> total(bins);
+  // The largest bin such that it and all above hold at least `keep` keys, or -1; `keep` becomes
+  // what is to be taken from that bin.
+  int64_t find(int64_t& keep) const {
+    if (above >= keep) return -1;
+    keep -= above;
+    for (int64_t b = (int64_t{1} << kBinBits) - 1; b >= 0; --b) {
+      if (static_cast<int64_t>(bins[b]) >= keep) return b;
+      keep -= bins[b];
+    }
+    return -1;
+  }
+};
+
+template <class T>
+Histogram histogram(const Parallel& par, const T* x, int64_t n, Range range) {
+  Histogram total;
   std::mutex mutex;
   par(n, (n + 3) / 4, [&](int64_t begin, int64_t end) {
-    std::vector<uint32_t> part(tables * bins);
-    count(begin, end, part.data());
+    Histogram part;
+    on_isa<CountRange<T>>(x + begin, end - begin, range, &part.above, part.bins.data());
     std::lock_guard lock(mutex);  // sums of integers: any order gives the same total
-    for (int64_t t = 0; t < tables; ++t)
-      for (int64_t b = 0; b < bins; ++b) total[b] += part[t * bins + b];
+    total.above += part.above;
+    for (size_t b = 0; b < part.bins.size(); ++b) total.bins[b] += part.bins[b];
   });
   return total;
+}
+
+// The range that holds the keep-th largest of n keys, six standard errors to either side, if a
+// sample may be trusted.
+template <class T>
+Range sampled_range(const T* x, int64_t n, int64_t keep) {
+  constexpr int64_t kSample = 8192;
+  std::vector<int32_t> keys(kSample);
+  uint64_t at = 0;  // golden-ratio steps: no period of the data is met
+  for (int32_t& key : keys) {
+    key = selection_key(to_float(x[(static_cast<unsigned __int128>(at) * n) >> 64]));
+    at += 0x9e3779b97f4a7c15ull;
+  }
+  const double share = static_cast<double>(keep) / static_cast<double>(n);
+  const auto margin = static_cast<int64_t>(6 * std::sqrt(kSample * share * (1 - share))) + 8;
+  const auto rank = static_cast<int64_t>(share * kSample);
+  const auto key_at = [&](int64_t r, int32_t beyond) {
+    if (r < 0 || r >= kSample) return beyond;
+    std::nth_element(keys.begin(), keys.begin() + r, keys.end(), std::greater<>());
+    return keys[r];
+  };
+  const int32_t lo = key_at(rank + margin, 0), hi = key_at(rank - margin, kKeys - 1);
+  const auto width = static_cast<int>(std::bit_width(static_cast<uint32_t>(hi - lo)));
+  return {lo, std::max(0, width - kBinBits)};
 }
 
 struct Threshold {
@@ -142,20 +183,21 @@ Threshold small_threshold(const T* x, int64_t n, int64_t keep) {
 // By histograms; `keep` >= 1.
 template <class T>
 Threshold histogram_threshold(const Parallel& par, const T* x, int64_t n, int64_t keep) {
-  const auto upper_bins =
-      histogram(par, n, kUpperBins, kTables, [&](int64_t begin, int64_t end, uint32_t* bins) {
-        on_isa<CountUpper<T>>(x + begin, end - begin, bins);
-      });
-  const auto upper = static_cast<int32_t>(threshold_bin(upper_bins.data(), kUpperBins, keep));
-  // All bfloat16 keys of a bin are one key, but for NaN and zero in the first.
-  if (std::is_same_v<T, bfloat16> && upper > 0)
-    return {upper << kLowBits | 1, keep, static_cast<int64_t>(upper_bins[upper]) == keep};
-  const auto lower_bins =
-      histogram(par, n, kLowerBins, 1, [&](int64_t begin, int64_t end, uint32_t* bins) {
-        on_isa<CountLower<T>>(x + begin, end - begin, upper, bins);
-      });
-  const int64_t lower = threshold_bin(lower_bins.data(), kLowerBins, keep);
-  return {upper << kLowBits | static_cast<int32_t>(lower), keep, lower_bins[lower] == keep};
+  Range range = sampled_range(x, n, keep);
+  Histogram h = histogram(par, x, n, range);
+  int64_t left = keep, bin = h.find(left);
+  if (bin < 0) {  // not in the sample's range
+    range = {0, 31 - kBinBits};
+    h = histogram(par, x, n, range);
+    bin = h.find(left = keep);
+  }
+  while (range.shift > 0) {
+    range = {range.lo + static_cast<int32_t>(bin << range.shift),
+             std::max(0, range.shift - kBinBits)};
+    h = histogram(par, x, n, range);
+    bin = h.find(left = keep);
+  }
+  return {range.lo + static_cast<int32_t>(bin), left, static_cast<int64_t>(h.bins[bin]) == left};
 }
 
 template <class T>

@@ -39,7 +39,7 @@ inline void require(bool ok, const std::string& message) {
 template <class S, class T>
 struct Field {
   const char* name;
-  T S::*member;
+  T S::* member;
 };
 
 }  // namespace bitlaw

@@ -1,6 +1,6 @@
 """Low-bit and sparse training in JAX: exact fused kernels, and what a compression costs.
 
-The public names, loaded on first use, so that `bitlaw.laws` needs no JAX and `bitlaw --help` is quick.
+The public names, loaded on first use: `bitlaw.laws` needs no JAX, and `bitlaw --help` is quick.
 """
 
 from __future__ import annotations

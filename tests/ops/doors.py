@@ -44,7 +44,7 @@ def assert_same_bits(got, want, what=""):
 
 
 def ulps_apart(a, b):
-    """Largest distance of two non-negative f32 arrays in units in the last place; NaN equals NaN."""
+    """Largest distance of non-negative f32 arrays in units in the last place; NaN equals NaN."""
     nan = np.isnan(a) & np.isnan(b)
     a, b = (np.where(nan, 0, v).astype(np.float32).view(np.int32).astype(np.int64) for v in (a, b))
     return int(np.abs(a - b).max(initial=0))

@@ -61,7 +61,10 @@ def test_under_shard_map_scales_are_local():
     x, xs = sharded(np.random.default_rng(2))
     run = jax.jit(
         jax.shard_map(
-            lambda x: bitlaw.fake_quantize(x, "int4"), mesh=mesh(), in_specs=P("d"), out_specs=P("d")
+            lambda x: bitlaw.fake_quantize(x, "int4"),
+            mesh=mesh(),
+            in_specs=P("d"),
+            out_specs=P("d"),
         )
     )
     want = np.concatenate([bitlaw.fake_quantize(part, "int4") for part in np.split(x, 4)])

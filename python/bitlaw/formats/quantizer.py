@@ -12,6 +12,7 @@ import numpy as np
 
 from bitlaw.ops import mask, quantize
 
+
 @dataclasses.dataclass(frozen=True)
 class Quantizer:
     """The structure of a quantization: everything but its numbers, so it is static under jit.
@@ -58,7 +59,7 @@ class Quantizer:
         cols = shape[-1] if shape else 1
         lines = math.prod(shape[:-1])
         if self.granularity in ("tensor", "row"):
-            return (lines, 1, cols), cols
+            return (lines, 1, cols), max(cols, 1)
         if len(shape) < 2 and not (self.granularity == "block" and self.axis == -1):
             raise ValueError(f"x must have at least 2 axes for {self.granularity}, got {shape}")
         if self.granularity == "channel":
@@ -97,8 +98,8 @@ class _Call:
         estimator = q.estimator if keep_mask else "identity"
         common = {"block": block, "pruned": self.pruned, "in_place": self.in_place}
         if q.granularity == "tensor":
-            scale = self._tensor_scale(flat, grid)
-            scale = _xp(x).broadcast_to(scale, (shape[0], 1))
+            scale = self._tensor_scale(flat, grid, block)
+            scale = _xp(x).broadcast_to(scale, (shape[0], shape[2] // block))
             y, bits = quantize.fake_quantize_scaled(
                 flat, scale, grids, estimator=estimator, **common
             )
@@ -108,11 +109,11 @@ class _Call:
             )
         return y.reshape(x.shape), bits
 
-    def _tensor_scale(self, flat, grid):
-        """f32[1, 1]: composed of one statistic per row, so that sharded rows need one all-reduce."""
+    def _tensor_scale(self, flat, grid, block: int):
+        """f32[1, 1]: composed of a statistic per row: sharded rows then need one all-reduce."""
         xp, q = _xp(flat), self.quantizer
         rows = quantize.group_statistic(
-            flat, block=flat.shape[2], statistic=q.statistic, pruned=self.pruned
+            flat, block=block, statistic=q.statistic, pruned=self.pruned
         )
         # Integer bits keep NaN through the maximum, also where XLA splits it over devices.
         largest = rows.view(np.int32).max(initial=0).view(np.float32)

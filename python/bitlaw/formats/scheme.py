@@ -58,7 +58,9 @@ class Scheme:
                 raise SpecError(text, at, word, "part", ["w=...", "a=...", "s=...", "dense"])
             if key in parts:
                 raise SpecError(text, at, word, f"{key} is given twice", [])
-            parts[key] = _sparse(text, at + 2, value) if key == "s" else _quant(text, at, key, value)
+            parts[key] = (
+                _sparse(text, at + 2, value) if key == "s" else _quant(text, at, key, value)
+            )
         if not parts:
             raise SpecError(text or " ", 0, text, "scheme is empty: write dense", [])
         if parts.get("s") == SparseSpec(0.0):

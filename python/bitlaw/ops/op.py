@@ -83,7 +83,7 @@ class Op:
         return outs[0] if len(outs) == 1 else tuple(outs)
 
     def numpy(self, *arrays, in_place: bool = False, **attributes) -> list[np.ndarray]:
-        """The compiled function on numpy arrays. With `in_place`, the aliased input is overwritten."""
+        """The compiled function on numpy arrays; `in_place` overwrites the aliased input."""
         arrays = [np.ascontiguousarray(a) for a in arrays]
         outs = [np.empty(o.shape, o.dtype) for o in self.out(*arrays, **attributes)]
         if in_place and self.alias:
@@ -177,9 +177,7 @@ def _batch(prim: Primitive, arrays, axes, **params):
 
 
 def _lower(it: Op, target: str, ctx, *operands, in_place, **attributes):
-    rule = _sharding_rule(
-        [a.shape for a in ctx.avals_in], [a.shape for a in ctx.avals_out]
-    )
+    rule = _sharding_rule([a.shape for a in ctx.avals_in], [a.shape for a in ctx.avals_out])
     lower = jax.ffi.ffi_lowering(
         target,
         operand_output_aliases=dict([it.alias]) if in_place and it.alias else None,

@@ -4,9 +4,9 @@ Arrays are [items, rows, cols] and `block` columns over all rows of an item shar
 layout is every granularity: a scale per row is items of one row and block = cols; blocks along a
 row, block = 32; a scale per column, block = 1; a tile, rows and block both above 1.
 
-A grid is four numbers per item: levels (code + offset) * scale for whole codes qmin..qmax, and span,
-how many steps the statistic covers: scale = statistic / span. `bitlaw.formats` makes grids from
-format names; being operands, one compiled program serves all of them.
+A grid is four numbers per item: levels (code + offset) * scale for whole codes qmin..qmax, and
+span, how many steps the statistic covers: scale = statistic / span. `bitlaw.formats` makes grids
+from format names; being operands, one compiled program serves all of them.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def group_statistic(x, *, block: int, statistic: str, pruned: bool):
 
 @op(out=_scale_out, examples=_scale_examples)
 def statistic_scale(statistic, grid):
-    """Scales from statistics: min(statistic / span, FLT_MAX), NaN where the statistic is not finite.
+    """Scales of statistics: min(statistic / span, FLT_MAX), NaN where the statistic is not finite.
 
     A true division, which XLA's own `x / constant` is not: it multiplies by a reciprocal.
 

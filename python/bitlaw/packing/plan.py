@@ -51,7 +51,7 @@ def plan(lengths, capacity: int, *, overflow: str = "error") -> Plan:
         ValueError: a length below 1, or above the capacity under "error".
     """
     lengths = np.asarray(lengths)
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" and lengths.size:
+    if lengths.ndim != 1 or (lengths.dtype.kind not in "iu" and lengths.size):
         raise ValueError(f"lengths must be integers [n], got {lengths.dtype}{list(lengths.shape)}")
     lengths = lengths.astype(np.int64)
     if overflow not in ("error", "split"):

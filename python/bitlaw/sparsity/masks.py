@@ -90,4 +90,3 @@ def nm_mask(x, n: int, m: int, axis: int = -2) -> BitMask:
     shape = (1, outer, x.shape[axis]) if last else (1, outer * x.shape[axis], -1)
     bits = mask.nm_mask(x.reshape(shape), n=n, m=m, along_rows=not last)
     return BitMask(bits[0], tuple(x.shape))
-

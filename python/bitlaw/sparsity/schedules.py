@@ -44,7 +44,7 @@ class Cubic:
         return bool(np.isin(step, self.steps()))
 
     def sparsity(self, step: int) -> float:
-        """The sparsity in force at this step: that of the last update so far, 0 before the first."""
+        """The sparsity in force at this step: the last update's, 0 before the first."""
         steps, sparsity = self._table()
         done = np.searchsorted(steps, step, side="right")
         return float(sparsity[done - 1]) if done else 0.0

@@ -1,0 +1,79 @@
+"""Who may depend on whom: lower rooms never import higher ones, in Python and in C++."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PYTHON = ROOT / "python" / "bitlaw"
+BELOW_MODELS = {"ops", "formats", "sparsity", "packing"}
+MAY_IMPORT = {
+    "ops": set(),
+    "formats": {"ops"},
+    "sparsity": {"ops", "formats"},
+    "packing": {"ops", "formats"},
+    "models": BELOW_MODELS,
+    "train": BELOW_MODELS | {"models"},
+    "laws": set(),
+    "studies": BELOW_MODELS | {"models", "train", "laws"},
+    "cli": BELOW_MODELS | {"models", "train", "laws", "studies"},
+}
+FILES = [p for p in PYTHON.rglob("*.py") if p.name != "__init__.py" or p.parent != PYTHON]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PYTHON)))
+def test_imports_point_down(path):
+    room = path.relative_to(PYTHON).parts[0].removesuffix(".py")
+    for name in imported(path):
+        parts = name.split(".")
+        assert "_src" not in parts, f"{path} imports {name}"
+        if parts[0] == "bitlaw" and len(parts) > 1:
+            other = parts[1]
+            if other in ("_core", "_cuda"):
+                assert path.name in ("op.py", "format.py"), f"{path} imports {name}"
+            elif other in MAY_IMPORT and other != room:
+                assert other in MAY_IMPORT[room], f"{path}: {room} imports {other}"
+        if room == "laws":
+            assert parts[0] not in ("jax", "matplotlib", "optax"), f"{path} imports {name}"
+        if parts[0] == "optax":
+            assert room in ("train",) or path.name == "updates.py", f"{path} imports {name}"
+
+
+ALLOWED_CPP = {"core": {"core"}, "cuda": {"core", "cuda"}, "bind": {"core", "cuda", "bind"}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in (ROOT / "cpp").rglob("*") if p.suffix in (".hpp", ".cc", ".cu", ".cuh")],
+    ids=lambda p: p.name,
+)
+def test_includes_point_down(path):
+    room = path.relative_to(ROOT / "cpp").parts[0]
+    text = path.read_text()
+    for name in re.findall(r'#include "(\w+)/', text):
+        assert name in ALLOWED_CPP[room], f"{path} includes {name}"
+    for outside in re.findall(r"#include <(\w+)/", text):
+        assert room == "bind" and outside in ("xla", "pybind11"), f"{path} includes {outside}"
+
+
+def test_laws_need_no_jax():
+    code = "import sys, bitlaw.laws; sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kernels_need_no_optax():
+    code = "import sys, bitlaw; bitlaw.top_k_mask, bitlaw.fake_quantize; "
+    code += "sys.exit('optax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
