@@ -194,9 +194,12 @@ def group_statistic(x, *, block: int, statistic: str, pruned: bool):
         return amax
     # Squares of x / 2^k, 2^k the power of two below amax, neither overflow nor underflow.
     unit = (magnitude_bits(amax) & INFINITY_BITS).view(np.float32)
-    unit = xp.where(amax < np.inf, xp.maximum(unit, np.finfo(np.float32).tiny), np.float32(1))
+    # Up to 2^126, so that its reciprocal, which XLA may take, is normal.
+    unit = xp.clip(unit, np.float32(2.0**-126), np.float32(2.0**126))
+    unit = xp.where(amax < np.inf, unit, np.float32(1))
     ratio = groups / unit[:, None, :, None]
-    counted = (groups != 0) if pruned else xp.ones_like(groups, dtype=bool)
+    # Zeros by their bits: XLA flushes subnormals to zero before it compares.
+    counted = magnitude_bits(groups) != 0 if pruned else xp.ones_like(groups, dtype=bool)
     count = counted.sum(axis=(1, 3)).astype(np.float32)
     # JAX has no doubles by default; there the order of the sum is XLA's.
     wide = np.float64 if xp is np else np.float32
@@ -259,7 +262,7 @@ def fake_quantize_scaled(x, scale, grid, *, block: int, estimator: str, pruned: 
     code = xp.clip(rounded, qmin, qmax)
     y = (code + offset) * step
     if pruned:
-        y = xp.where(groups == 0, np.float32(0), y)
+        y = xp.where(magnitude_bits(groups) == 0, np.float32(0), y)
     y = y.reshape(x.shape).astype(x.dtype)
     if estimator == "identity":
         return y, xp.zeros((*x.shape[:2], 0), dtype=np.uint8)
