@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -34,7 +35,8 @@ class Case:
 
     Attributes:
         op, label: the row's name is "op label".
-        arrays, attributes: of the op.
+        make: the op's arrays, made when the case is reached.
+        attributes: of the op.
         rivals: name -> function of the arrays that does the same job another way.
         goal: rival name, or "in-place scale", -> the speed ratio aimed at (at least; for
             "in-place scale": time at most this many times a donated x * c).
@@ -42,7 +44,7 @@ class Case:
 
     op: str
     label: str
-    arrays: tuple
+    make: Callable[[], tuple]
     attributes: dict
     rivals: dict[str, Callable]
     goals: dict[str, float]
@@ -51,9 +53,18 @@ class Case:
     def name(self) -> str:
         return f"{self.op} {self.label}"
 
+    @functools.cached_property
+    def arrays(self) -> tuple:
+        return self.make()
+
 
 def _normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray) -> tuple:
+    x = _normal(*shape).astype(jnp.dtype(dtype))
+    return x, np.broadcast_to(grid, (shape[0], 4))
 
 
 def _quantize_cases() -> Iterator[Case]:
@@ -69,18 +80,16 @@ def _quantize_cases() -> Iterator[Case]:
     ]:
         spec = QuantSpec.parse(text)
         shape, block = spec.structure.layout((n, n))
-        x = _normal(*shape).astype(jnp.dtype(dtype))
         attributes = {"block": block, "statistic": spec.structure.statistic}
         attributes |= {"estimator": estimator, "pruned": False}
-        grid = np.broadcast_to(spec.grid, (shape[0], 4))
         label = f"{text} {estimator} {n}x{n} {dtype}"
-        yield Case("fake_quantize", label, (x, grid), attributes, {}, goals)
+        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid)
+        yield Case("fake_quantize", label, make, attributes, {}, goals)
 
 
 def _mask_cases() -> Iterator[Case]:
     n = 1 << 24
-    x = _normal(1, n)
-    keep = np.array([n // 10], np.int32)
+    make = lambda: (_normal(1, n), np.array([n // 10], np.int32))
 
     def partition(x, keep):
         a = np.abs(x[0])
@@ -89,9 +98,7 @@ def _mask_cases() -> Iterator[Case]:
     sort = jax.jit(lambda x, keep: jnp.abs(x[0]) >= jnp.sort(jnp.abs(x[0]))[n - keep[0]])
     rivals = {"np.partition": partition, "jnp.sort": sort}
     goals = {"np.partition": 4.0, "jnp.sort": 100.0}
-    yield Case("top_k_mask", "10 % of 16M float32", (x, keep), {}, rivals, goals)
-
-    x = _normal(1, 2048, 2048)
+    yield Case("top_k_mask", "10 % of 16M float32", make, {}, rivals, goals)
 
     def top_2(x):
         groups = jnp.abs(x).reshape(-1, 4)
@@ -102,20 +109,24 @@ def _mask_cases() -> Iterator[Case]:
     for along_rows in (False, True):
         label = f"2:4 {'down' if along_rows else 'along'} 2048x2048 float32"
         attributes = {"n": 2, "m": 4, "along_rows": along_rows}
-        yield Case("nm_mask", label, (x,), attributes, rivals, {"lax.top_k": 15.0})
+        make = lambda: (_normal(1, 2048, 2048),)
+        yield Case("nm_mask", label, make, attributes, rivals, {"lax.top_k": 15.0})
 
-    x = _normal(4096, 4096)
-    bits = np.random.default_rng(1).integers(0, 256, (4096, 512)).astype(np.uint8)
-    yield Case("prune", "4096x4096 float32", (x, bits), {}, {}, {})
+    bits = lambda: np.random.default_rng(1).integers(0, 256, (4096, 512)).astype(np.uint8)
+    make = lambda: (_normal(4096, 4096), bits())
+    yield Case("prune", "4096x4096 float32", make, {}, {}, {})
 
 
 def _host_cases() -> Iterator[Case]:
-    lengths = np.random.default_rng(0).lognormal(6, 1, 1_000_000).clip(1, 2048).astype(np.int64)
-    yield Case("first_fit_decreasing", "1M lengths", (lengths,), {"capacity": 2048}, {}, {})
+    def lengths():
+        drawn = np.random.default_rng(0).lognormal(6, 1, 1_000_000)
+        return (drawn.clip(1, 2048).astype(np.int64),)
+
+    yield Case("first_fit_decreasing", "1M lengths", lengths, {"capacity": 2048}, {}, {})
 
 
 def cases() -> Iterator[Case]:
-    """Every case; arrays are made when a case is reached."""
+    """Every case."""
     yield from _quantize_cases()
     yield from _mask_cases()
     yield from _host_cases()
@@ -155,7 +166,7 @@ def contenders(case: Case) -> dict[str, Callable[[], None]]:
         in_place = lambda *a: it(*a, in_place=True, **case.attributes)
         calls["in place"] = _donated(in_place, arrays)
         calls["definition in place"] = _donated(definition, arrays)
-        calls["in-place scale"] = _donated(lambda x: x * x.dtype.type(0.999), arrays[:1])
+        calls["in-place scale"] = _donated(lambda x: x * x.dtype.type(0.99), arrays[:1])
     for name, rival in case.rivals.items():
         jitted = hasattr(rival, "lower")
         calls[name] = _fresh(rival, arrays) if jitted else lambda r=rival: r(*case.arrays)
@@ -192,7 +203,8 @@ def measure(case: Case, rounds: int = 9) -> dict:
                 times[name].append(_once(call))
     median = {name: float(np.median(t)) for name, t in times.items()}
     own = next(name for name in ("in place", "fresh", "numpy") if name in median)
-    moved = sum(np.asarray(a).nbytes for a in case.arrays) * (2 if own == "in place" else 1)
+    # The first array is read, and written again in place; masks and grids are small beside it.
+    moved = case.arrays[0].nbytes * (2 if own == "in place" else 1)
     row = {"case": case.name, "ms": {n: round(1e3 * t, 3) for n, t in median.items()}}
     row["gbs"] = round(moved / median[own] / 1e9, 1)
     if "in-place scale" in median:

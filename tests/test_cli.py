@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -154,11 +155,12 @@ def test_an_install_without_extras_helps_or_names_the_extra(arguments, code, wor
     assert "Traceback" not in done.stderr
 
 
-def test_train_prints_the_row_as_json(capsys, monkeypatch):
-    from bitlaw.studies import reproduce
-
-    monkeypatch.setattr(
-        reproduce, "train", lambda plan: {"scheme": plan.runs[0].scheme, "loss": 2.5}
-    )
-    assert cli.main(["train", "--scheme", "s=0.5"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"scheme": "s=0.5", "loss": 2.5}
+def test_train_trains_one_model_in_a_worker_and_prints_its_row(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shape = ["--width", "8", "--depth", "1", "--tokens", "8192"]
+    assert cli.main(["train", "--scheme", "s=0.50", *shape]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["scheme"] == "s=0.5" and row["d_tokens"] == 8192
+    assert row["n_params"] == 768 and row["n_nonzero"] == 384
+    assert 2 < row["loss"] < 6
+    assert not list(tmp_path.iterdir()), "its folder is gone"

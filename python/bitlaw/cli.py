@@ -206,7 +206,7 @@ def parse(arguments: Sequence[str]) -> Reproduce | Report | Train:
 
 def one_line(box: str) -> str:
     """What tyro's framed error says, in one line, without its frame, title and hints."""
-    body = re.split("─{9,}", box)[1] if "─" in box else box
+    _, body, *_ = re.split("─{3,}|-{3,}", box)
     return " ".join(re.sub("[│╭╮╰╯─]", " ", body).split()).rstrip(".")
 
 

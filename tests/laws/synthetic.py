@@ -9,7 +9,7 @@ from bitlaw.laws.runs import Runs
 
 # The coefficients of a small-scale study: byte-level losses near 2 nats that fall 5 to 10 % per
 # factor e of size.
-COEFFICIENTS = dict(a=4.9, b=0.20, c=70.0, d=0.36, e=0.7)
+COEFFICIENTS = {"a": 4.9, "b": 0.20, "c": 70.0, "d": 0.36, "e": 0.7}
 
 EFFS = {
     "dense": 1.0,
@@ -32,7 +32,7 @@ def quick_rows(sizes=SIZES, budgets=BUDGETS, effs=EFFS, seeds=None, coefficients
                 count = seeds or (2 if scheme == "dense" else 1)
                 loss = float(forms.effective(n, d, eff, **coefficients))
                 rows += [
-                    {"scheme": scheme, "n_params": n, "n_total": 1.4 * n + 9000, "d_tokens": d,
+                    {"scheme": scheme, "n_params": n, "n_total": n + 8192, "d_tokens": d,
                      "seed": seed, "loss": loss, "run_id": f"{scheme}-{n}-{d}-{seed}"}
                     for seed in range(count)
                 ]  # fmt: skip
@@ -43,8 +43,8 @@ def add_noise(rows, rng, sd, rho, paired=0.0):
     """The rows with noise of standard deviation ``sd`` on log loss.
 
     ``rho`` of the variance is common to the budgets of a (scheme, size, seed), as where they branch
-    off one training trunk; ``paired`` of it is common to all schemes of a (size, seed), as where they
-    share initialisation and data order.
+    off one training trunk; ``paired`` of it is common to all schemes of a (size, seed), as where
+    they share initialisation and data order.
     """
 
     def effect(share, key):
@@ -56,7 +56,9 @@ def add_noise(rows, rng, sd, rho, paired=0.0):
         + effect(paired, lambda r: (r["n_params"], r["seed"]))
         + effect(1 - rho - paired, lambda r: r["run_id"])
     )
-    return [{**row, "loss": row["loss"] * float(np.exp(x))} for row, x in zip(rows, noise)]
+    return [
+        {**row, "loss": row["loss"] * float(np.exp(x))} for row, x in zip(rows, noise, strict=True)
+    ]
 
 
 def quick_runs(rng=None, sd=0.0, rho=0.0, paired=0.0, **design):

@@ -95,10 +95,10 @@ def test_grouped_heads_equal_repeated_key_and_value_heads():
 
 
 def test_rotated_products_depend_on_distance_alone():
-    x = np.random.default_rng(0).normal(size=(2, 1, 8))
+    x = np.random.default_rng(0).normal(size=(2, 8))
     for shift in (0, 3, 90):
         cos, sin = layers.rotations(np.array([[5 + shift, 16 + shift]]), 8, 128)
-        q, k = layers.rotate(x[None], cos, sin)[0, :, 0]
+        q, k = layers.rotate(x[None, None], cos, sin)[0, 0]
         if shift == 0:
             unshifted = q @ k
         np.testing.assert_allclose(q @ k, unshifted, rtol=1e-5)  # angles are rounded to f32
@@ -122,7 +122,7 @@ def test_block_weights_are_12_width_squared_per_block(width, depth, expected):
 
 
 def test_flops_are_those_of_a_hand_count():
-    # One block of width 2: qkv 2*6, output 4, mlp 2*2*8 = 48 weights; head 512; attention over 4 positions.
+    # One block of width 2: 2*6 + 2*2 + 2*8 + 8*2 = 48 weights; head 512; attention over 4.
     config = ModelConfig(width=2, depth=1, context=4)
     assert count.flops_per_token(config) == 3 * (2 * 48 + 2 * 512 + 2 * 2 * 4 * 2)
 
@@ -153,6 +153,16 @@ def test_pruned_weights_stay_zero_under_a_midrise_grid():
     # Zeros take no part in the scale: the survivors are quantized as if they were alone.
     alone = layers.linear(np.eye(32, dtype=np.float32), w[1::2], structure, grids)
     np.testing.assert_allclose(through[1::2], alone, rtol=1e-6)  # scales are sums: within 2 ulp
+
+
+@pytest.mark.parametrize("size", [48, 16], ids=["a shorter last block", "no whole block"])
+def test_blocks_that_do_not_divide_end_in_a_shorter_one(size):
+    x = np.random.default_rng(0).normal(size=(size, 24)).astype(np.float32)
+    spec = Scheme.parse("w=int4/block32").w
+    blocks = [x[:32], x[32:]] if size > 32 else [x]
+    alone = [spec.structure.__class__(granularity="channel")(b, spec.grid) for b in blocks]
+    through = layers.quantized(jnp.asarray(x), spec.structure, spec.grid)
+    assert np.array_equal(through, np.concatenate(alone))
 
 
 def test_structure_holds_neither_widths_nor_levels():

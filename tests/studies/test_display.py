@@ -25,7 +25,7 @@ def test_clock(seconds, text):
 
 def test_the_share_done_counts_running_jobs_by_their_tokens():
     board = Board(runs=10, finished=4, cost=100.0, workers=2, cost_done=40.0)
-    board.running = {0: Running(20.0, progress(50)), 1: Running(20.0)}
+    board.running = {0: Running("a", 20.0, progress(50)), 1: Running("s=0.5 N=100", 20.0)}
     assert board.fraction() == pytest.approx(0.5)
 
 
@@ -38,7 +38,7 @@ def test_the_time_left_follows_the_measured_speed():
 def test_the_time_left_is_never_less_than_the_longest_running_job():
     now = time.monotonic()
     board = Board(runs=2, finished=1, cost=100.0, workers=2)
-    board.running = {0: Running(100.0, progress(0), started=now)}
+    board.running = {0: Running("a", 100.0, progress(0), started=now)}
     assert board.remaining() == pytest.approx(100.0, rel=0.01)
 
 
@@ -51,15 +51,15 @@ def test_a_study_of_nothing_is_done():
 def test_plain_lines_say_what_every_worker_does(capsys, monkeypatch):
     plain = Plain()
     board = Board(runs=10, finished=4, cost=100.0, workers=2, cost_done=40.0)
-    board.running = {0: Running(20.0, progress(50)), 1: Running(20.0)}
+    board.running = {0: Running("a", 20.0, progress(50)), 1: Running("s=0.5 N=100", 20.0)}
     plain.refresh(board)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
     plain.refresh(board)
     line = capsys.readouterr().err
     assert line.startswith("4/10 runs, 50 %, about ") and line.count("\n") == 1
-    assert "worker 0: s=0.5 N 6,144 step 17/512 loss 2.345 97,000 tokens/s" in line
-    assert "worker 1: starting" in line
+    assert "worker 0: s=0.5 N 6,144 seed 3 step 17/512 loss 2.345 97,000 tokens/s" in line
+    assert "worker 1: s=0.5 N=100, compiling" in line
 
 
 def test_a_terminal_shows_a_line_per_worker_and_an_overall_bar(tmp_path):

@@ -101,11 +101,12 @@ def test_a_missing_branch_is_done_again_and_its_siblings_are_not(tmp_path, undis
     assert table(tmp_path) == undisturbed
 
 
-def test_runs_csv_leaves_out_rows_of_other_studies(tmp_path):
+def test_runs_csv_leaves_out_rows_of_other_studies(tmp_path, capfd):
     stub_study.study(tmp_path, stub_study.jobs())
     stub_study.study(tmp_path, stub_study.jobs()[:1])
     assert len(table(tmp_path)) == 3
     assert len(row_files(tmp_path)) == 24
+    assert "21 rows of other studies, data or builds are left alone" in capfd.readouterr().err
 
 
 def test_kill_9_of_the_study_at_random_moments_changes_nothing(tmp_path, undisturbed):

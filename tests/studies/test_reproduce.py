@@ -43,7 +43,7 @@ def test_cpu_is_the_two_hour_grid():
         for scheme in ["dense", *quantized, *both, "s=0.25", "s=0.5", "s=0.75"]
         for size, seeds in ((6144, 3), (13824, 3), (36864, 1), (110592, 1))
         for budget in (2**20, 2**21, 2**22, 2**23)
-        if budget >= 15 * size
+        if budget / size > 10
     }
     assert contents("cpu") == expected
     assert sum(expected.values()) == 372
@@ -57,9 +57,9 @@ def test_smoke_has_what_a_fit_needs_and_little_more():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_has_15_tokens_per_parameter_and_pairs_its_seeds(name):
+def test_every_preset_has_14_tokens_per_parameter_and_pairs_its_seeds(name):
     runs = PRESETS[name].runs()
-    assert all(one.d_tokens >= 15 * n_params(one.model) for one in runs)
+    assert all(one.d_tokens >= 14 * n_params(one.model) for one in runs)
     dense = {(one.model, one.d_tokens, one.seed) for one in runs if one.scheme == "dense"}
     assert {(one.model, one.d_tokens, one.seed) for one in runs} == dense
     assert len({one.learning_rate for one in runs}) == len({one.model.width for one in runs})

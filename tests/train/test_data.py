@@ -8,7 +8,7 @@ import pytest
 
 from bitlaw.train import data
 
-# Of 0.txt to 59.txt, those where the first 8 bytes of sha256(name), big-endian, are divisible by 10.
+# Of 0.txt to 59.txt: the first 8 bytes of sha256(name), big-endian, are divisible by 10.
 HELD_OUT = [4, 13, 15, 36, 38, 39, 41, 43, 47, 49]
 
 

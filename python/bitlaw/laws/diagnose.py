@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from bitlaw.laws.solve import Array, Design
 
 SMALLEST_SPREAD = 4.0  # of tokens per parameter
 HELD_EXPONENTS = (0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)
+ALIGNED = 0.9  # correlation of log N and log D above which D = kN nearly
 FLAT = 2.706  # 90 % point of chi-squared with one degree of freedom
 FLAT_RATIO = 4.0  # an exponent known to less than this factor lies in a flat valley
 
@@ -31,7 +32,8 @@ class AtB:
 class HeldOut:
     """The largest size, predicted by a fit without it.
 
-    rows holds (run_id, measured loss, predicted loss); rms and bias are of log(predicted / measured).
+    rows holds (run_id, measured loss, predicted loss); rms and bias are of the log of predicted
+    over measured.
     """
 
     n_params: float
@@ -49,7 +51,7 @@ def design_of(runs: Runs, names: Sequence[str]) -> Design:
 
 
 def unidentified(runs: Runs) -> tuple[str, ...]:
-    """Why one scheme's runs do not identify its eff; empty if they do. Diverged runs do not count."""
+    """Why a scheme's runs do not identify its eff; empty if they do; diverged runs do not count."""
     runs = runs[~runs.diverged]
     if not len(runs):
         return ("unidentified: no converged run",)
@@ -66,6 +68,16 @@ def unidentified(runs: Runs) -> tuple[str, ...]:
             f"at least {SMALLEST_SPREAD:.0f}x needed"
         )
     return tuple(reasons)
+
+
+def unidentified_law(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Why the runs of all identified schemes together do not identify the law; empty if they do."""
+    if doubts["dense"]:
+        return tuple(f"dense is {reason}" for reason in doubts["dense"])
+    parameters = 4 + sum(not reasons for reasons in doubts.values())
+    if len(runs) <= parameters:
+        return (f"unidentified: {len(runs)} runs for {parameters} parameters",)
+    return ()
 
 
 def statuses(
@@ -87,8 +99,10 @@ def statuses(
         if inside and inside[-1] >= FLAT_RATIO * inside[0]:
             found.append(f"flat valley: {name} from {inside[0]:g} to {inside[-1]:g} fits as well")
     correlation = np.corrcoef(np.log(runs.n_params), np.log(runs.d_tokens))[0, 1]
-    if correlation > 0.95:
-        found.append(f"ill-conditioned: D = kN nearly (correlation {correlation:.3f} of log N, log D)")
+    if correlation > ALIGNED:
+        found.append(
+            f"ill-conditioned: D = kN nearly (correlation {correlation:.3f} of log N, log D)"
+        )
     return tuple(found) or ("ok",)
 
 
@@ -105,13 +119,14 @@ def _excess(design: Design, theta: Array, other: Array, log_loss: Array, delta: 
 def eff_against_b(
     design: Design, log_loss: Array, delta: float, theta: Array, names: Sequence[str]
 ) -> tuple[AtB, ...]:
-    """The fit repeated with b held at each of HELD_EXPONENTS.
+    """The fit repeated with b held at each of HELD_EXPONENTS, and the fit itself among them.
 
     The published pitfall: QuEST's W4A4 eff goes from .69 to .60 as b goes from .063 to .20.
     """
     rows = []
-    for b in HELD_EXPONENTS:
-        there = solve.fit_one(design, log_loss, delta, b=b)
+    best = float(theta[-2])
+    for b in sorted({*HELD_EXPONENTS, best}):
+        there = theta if b == best else solve.fit_one(design, log_loss, delta, b=b)
         effs = np.exp(solve.log_eff(design, there[None])[0])
         excess = _excess(design, theta, there, log_loss, delta)
         rows.append(AtB(b, excess, dict(zip(names, effs.tolist(), strict=True))))
@@ -140,51 +155,49 @@ def trend(
     and the slope is the regression of that, weighted by s^2, on log(D / N).
     """
     ratio = np.log(runs.d_tokens / runs.n_params)
-
-    def slopes(parameters: Array, log_loss: Array, weight: Array) -> Array:
-        fitted = np.log(solve.predict(design, parameters))
-        amplitude = parameters[:, design.scheme] * parameters[:, -2:-1]
-        reach = amplitude * np.exp(-parameters[:, -2:-1] * design.log_n - fitted)
-        result = np.zeros((len(parameters), design.schemes))
-        for k in range(design.schemes):
-            mine = design.scheme == k
-            w = weight[:, mine] * reach[:, mine] ** 2
-            own = (fitted - log_loss)[:, mine] / reach[:, mine]
-            x = ratio[mine] - np.sum(w * ratio[mine], axis=1, keepdims=True) / np.sum(
-                w, axis=1, keepdims=True
-            )
-            result[:, k] = np.sum(w * x * own, axis=1) / np.maximum(np.sum(w * x * x, axis=1), 1e-300)
-        return result
-
-    slope = slopes(theta[None], np.log(runs.loss)[None], np.ones((1, len(runs))))[0]
-    drawn = slopes(draws.theta, draws.log_loss, draws.weight)
-    centred = slope + drawn - np.median(drawn, axis=0)
-    low, high = draws.interval(slope, centred, level)
+    once = np.ones((1, len(runs)))
+    slope = _slopes(design, ratio, theta[None], np.log(runs.loss)[None], once)[0]
+    drawn = _slopes(design, ratio, draws.theta, draws.log_loss, draws.weight)
+    low, high = draws.interval(slope, slope + drawn - np.median(drawn, axis=0), level)
     return list(zip(slope.tolist(), low.tolist(), high.tolist(), strict=True))
+
+
+def _slopes(design: Design, ratio: Array, theta: Array, log_loss: Array, weight: Array) -> Array:
+    """The regressions of `trend`, f64[batch, schemes]."""
+    b = theta[:, -2:-1]
+    log_fitted = np.log(solve.predict(design, theta))
+    s = b * theta[:, design.scheme] * np.exp(-b * design.log_n - log_fitted)
+    own = (log_fitted - log_loss) / s
+    w = weight * s**2
+    result = np.zeros((len(theta), design.schemes))
+    for k in range(design.schemes):
+        mine = design.scheme == k
+        total = np.sum(w[:, mine], axis=1, keepdims=True)
+        x = ratio[mine] - np.sum(w[:, mine] * ratio[mine], axis=1, keepdims=True) / total
+        wx = w[:, mine] * x
+        result[:, k] = np.sum(wx * own[:, mine], axis=1) / np.maximum(
+            np.sum(wx * x, axis=1), 1e-300
+        )
+    return result
 
 
 def hold_out(runs: Runs, names: Sequence[str], delta: float, b: float) -> HeldOut | None:
     """The largest size predicted from the others; None with fewer than three sizes.
 
-    Two remaining sizes do not tell b from e: there b is held at the value of the whole fit.
+    Two remaining sizes hardly tell b from e: there b is held at the value of the whole fit.
     """
     sizes = np.unique(runs.n_params)
     if len(sizes) < 3:
         return None
-    held = runs.n_params == sizes[-1]
-    kept = [name for name in names if name in runs.scheme[~held]]
-    held &= np.isin(runs.scheme, kept)
-    whole = design_of(runs[np.isin(runs.scheme, kept)], kept)
-    fitted_on = (~held)[np.isin(runs.scheme, kept)]
-    part = Design(
-        whole.log_n[fitted_on], whole.log_d[fitted_on], whole.scheme[fitted_on],
-        whole.schemes, whole.n0, whole.d0,
-    )  # fmt: skip
-    rest = runs[np.isin(runs.scheme, kept) & ~held]
+    smaller = runs.n_params < sizes[-1]
+    names = [name for name in names if name in runs.scheme[smaller]]
+    runs = runs[np.isin(runs.scheme, names)]
+    smaller = runs.n_params < sizes[-1]
+    design, log_loss = design_of(runs, names), np.log(runs.loss)
     fixed = b if len(sizes) == 3 else None
-    theta = solve.fit_one(part, np.log(rest.loss), delta, b=fixed)
-    predicted = solve.predict(whole, theta[None])[0][~fitted_on]
-    target = runs[held]
+    theta = solve.fit_one(design[smaller], log_loss[smaller], delta, b=fixed)
+    target = runs[~smaller]
+    predicted = solve.predict(design[~smaller], theta[None])[0]
     error = np.log(predicted / target.loss)
     return HeldOut(
         n_params=float(sizes[-1]),
@@ -193,5 +206,5 @@ def hold_out(runs: Runs, names: Sequence[str], delta: float, b: float) -> HeldOu
         rows=tuple(
             zip(target.run_id.tolist(), target.loss.tolist(), predicted.tolist(), strict=True)
         ),
-        note=f"b held at {b:.3f}, the value of the whole fit" if fixed else "b free",
+        note="b free" if fixed is None else f"b held at {b:.3f}, the value of the whole fit",
     )

@@ -7,8 +7,8 @@ are nats per token. Coefficients carry the units that make every term a loss.
 
 from __future__ import annotations
 
-from numpy.typing import ArrayLike, NDArray
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 
 def effective(

@@ -1,18 +1,18 @@
 """Bootstrap refits of a fitted law, and the intervals they give.
 
 The unit of resampling is the (size, seed): every run of one size and one seed starts from the same
-weights and reads the same data in the same order, so their losses err together, over schemes and over
-budgets. Ten units or more are resampled as they are (`cluster`). Fewer say too little about their own
-spread (four, resampled naively, cover 74 % at a nominal 90 %), so there noise is drawn from a model of
-it (`parametric`):
+weights and reads the same data in the same order, so their losses err together, over schemes and
+over budgets. Ten units or more are resampled as they are (`cluster`). Fewer say too little about
+their own spread (four, resampled naively, cover 74 % at a nominal 90 %), so there noise is drawn
+from a model of it (`parametric`):
 
     log L = log L_hat + u(size, seed) + t(scheme, size, seed) + r(run)
 
 with independent normal effects: u for what pairing makes common to all schemes, t for the training
-trunk whose cool-down branches are the budgets, r for the rest. So few runs do not tell the shares of
-the three in the variance well. They are therefore drawn anew for every resample, from their restricted
-likelihood times a prior. That makes the intervals as wide as they should be: it plays the part of
-Student's t in the interval of a mean.
+trunk whose cool-down branches are the budgets, r for the rest. So few runs do not tell the shares
+of the three in the variance well. They are therefore drawn anew for every resample, from their
+restricted likelihood times a prior. That makes the intervals as wide as they should be: it plays
+the part of Student's t in the interval of a mean.
 """
 
 from __future__ import annotations
@@ -42,16 +42,14 @@ class Resamples:
     method     what was done, for the reader
     shares     mean share of each of COMPONENTS in the noise (parametric only)
     widening   factor on the deviations from the fit, on the log scale (1 for parametric)
-    undefined  draws that lost a scheme or all sizes but one, and were drawn again
     """
 
     theta: Array
     log_loss: Array
     weight: Array
     method: str
-    shares: dict[str, float]
+    shares: dict[str, float] | None
     widening: float = 1.0
-    undefined: int = 0
 
     def interval(self, estimate: Array, draws: Array, level: float) -> tuple[Array, Array]:
         """The interval of ``estimate`` from its value in every resample (axis 0 of ``draws``)."""
@@ -137,26 +135,22 @@ def share_likelihood(
         log likelihood = -(log|V| + log|X' V^-1 X| + (n - p) log(r' P r)) / 2
 
     (restricted likelihood, the total variance integrated out). V is block diagonal over units. The
-    prior over shares is Jeffreys' for proportions, Dirichlet(1/2): noise of one kind is as likely
-    as a blend.
+    prior is log-uniform in each share, as usual for a scale, down to half a step of the grid. On
+    synthetic tables of the quick study it covers 94-96 % where runs are independent and 88-92 %
+    where trunks or pairs carry 80 % of the variance; a uniform prior is 1 to 2 % higher and lower.
 
     Source: Harville (1977), Maximum likelihood approaches to variance component estimation.
     """
     steps = np.arange(SHARE_STEPS + 1)
-    grid = np.stack(np.meshgrid(*[steps] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
     grid = grid[grid.sum(axis=1) < SHARE_STEPS] / SHARE_STEPS  # the run's own share stays above 0
     shares = np.column_stack([grid, 1 - grid.sum(axis=1)])
-    log_det = np.zeros(len(shares))
-    parameters = jacobian.shape[1]
     stacked = np.column_stack([jacobian, residual])
-    gram = np.zeros((len(shares), parameters + 1, parameters + 1))  # [X r]' V^-1 [X r]
-    for number in range(unit.max() + 1):
-        rows = np.flatnonzero(unit == number)
-        same = [label[rows][:, None] == label[rows][None, :] for label in groups]
-        factor = np.linalg.cholesky(np.einsum("kc,cij->kij", shares, np.array(same, float)))
-        white = np.linalg.solve(factor, np.broadcast_to(stacked[rows], (*factor.shape[:2], parameters + 1)))
-        gram += np.swapaxes(white, 1, 2) @ white
-        log_det += 2 * np.sum(np.log(np.einsum("kii->ki", factor)), axis=1)
+    largest = int(np.bincount(unit).max())
+    pieces = np.array_split(shares, 1 + len(shares) * largest**2 // 5_000_000)  # to fit in memory
+    parts = [_whitened_gram(piece, stacked, groups, unit) for piece in pieces]
+    gram, log_det = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parameters = jacobian.shape[1]
     information, cross = gram[:, :-1, :-1], gram[:, :-1, -1:]
     ridge = 1e-10 * np.einsum("kpp->kp", information).max(axis=1)  # flat valleys stay invertible
     information = information + ridge[:, None, None] * np.eye(parameters)
@@ -166,10 +160,26 @@ def share_likelihood(
     log_likelihood = -0.5 * (
         log_det + np.linalg.slogdet(information)[1] + freedom * np.log(quadratic)
     )
-    log_prior = -0.5 * np.sum(np.log(shares + 0.5 / SHARE_STEPS), axis=1)
-    log_posterior = log_likelihood + log_prior
+    log_posterior = log_likelihood - np.sum(np.log(shares + 0.5 / SHARE_STEPS), axis=1)
     probability = np.exp(log_posterior - log_posterior.max())
     return shares, probability / probability.sum(), quadratic
+
+
+def _whitened_gram(
+    shares: Array, stacked: Array, groups: list[NDArray[np.int64]], unit: NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """stacked' V^-1 stacked and log|V| for each row of shares, summed over the units."""
+    columns = stacked.shape[1]
+    gram, log_det = np.zeros((len(shares), columns, columns)), np.zeros(len(shares))
+    for number in range(unit.max() + 1):
+        rows = np.flatnonzero(unit == number)
+        same = np.array([label[rows][:, None] == label[rows] for label in groups], dtype=float)
+        factor = np.linalg.cholesky(np.tensordot(shares, same, axes=1))
+        block = np.broadcast_to(stacked[rows], (len(shares), len(rows), columns))
+        white = np.linalg.solve(factor, block)
+        gram += np.swapaxes(white, 1, 2) @ white
+        log_det += 2 * np.sum(np.log(np.einsum("kii->ki", factor)), axis=1)
+    return gram, log_det
 
 
 def cluster(
@@ -182,21 +192,22 @@ def cluster(
 ) -> Resamples:
     """Refits of tables whose (size, seed) units are drawn with replacement, all schemes together.
 
-    A draw that leaves a scheme without a run, or the table with one size, defines no fit; it is drawn
-    again and counted.
+    A draw that leaves a scheme without a run, or the table with one size, defines no fit: it is
+    drawn again and counted. Where that is nearly every draw, `parametric` takes over.
     """
     unit = units(runs)
     count = int(unit.max()) + 1
-    size_of_unit = np.array([runs.n_params[unit == k][0] for k in range(count)])
     has_scheme = np.zeros((count, design.schemes))
     has_scheme[unit, design.scheme] = 1
+    sizes, size = np.unique(runs.n_params, return_inverse=True)
+    has_size = np.zeros((count, len(sizes)))
+    has_size[unit, size] = 1
     kept, undefined = [], 0
     while sum(map(len, kept)) < resamples:
         times = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        sizes = np.array([len(np.unique(size_of_unit[row > 0])) for row in times])
-        defined = ((times @ has_scheme) > 0).all(axis=1) & (sizes > 1)
-        if not defined.any():
-            raise ValueError("every resample of the (size, seed) units lost a scheme")
+        defined = (times @ has_scheme > 0).all(axis=1) & ((times @ has_size > 0).sum(axis=1) > 1)
+        if defined.mean() < 0.1:
+            return parametric(runs, design, theta, delta, resamples, rng)
         undefined += int((~defined).sum())
         kept.append(times[defined])
     times = np.concatenate(kept)[:resamples]
@@ -206,10 +217,10 @@ def cluster(
         _refit(design, theta, log_loss, weight, delta),
         log_loss,
         weight,
-        f"cluster bootstrap ({count} units of size and seed, {resamples} resamples)",
-        {},
+        f"cluster bootstrap ({count} units of size and seed, {resamples} resamples, "
+        f"{undefined} undefined draws repeated)",
+        None,
         few_units_widening(count),
-        undefined,
     )
 
 
@@ -228,14 +239,12 @@ def few_units_widening(count: int) -> float:
 def _refit(design: Design, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
     """Warm-started refits of a batch of tables, in pieces that fit in memory."""
     lower, upper = design.bounds()
-    piece = max(1, 4_000_000 // (len(design.scheme) * design.size))
+    pieces = 1 + len(log_loss) * len(design.scheme) * design.size // 4_000_000
     return np.concatenate(
         [
-            solve.polish(
-                design, np.tile(theta, (len(y), 1)), y, weight[k : k + piece], delta, lower, upper
+            solve.polish(design, np.tile(theta, (len(y), 1)), y, w, delta, lower, upper)
+            for y, w in zip(
+                np.array_split(log_loss, pieces), np.array_split(weight, pieces), strict=True
             )
-            for k in range(0, len(log_loss), piece)
-            for y in [log_loss[k : k + piece]]
         ]
     )
-

@@ -7,6 +7,7 @@ none with exactly our recipe: they stand beside a measurement, they do not check
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 QUEST = "QuEST, arXiv:2502.05003"
@@ -38,7 +39,7 @@ CAPACITY_SPARSE = {
 }
 UNIFIED_VALUES = {
     "w=quest4/channel": 0.923,
-    "w=quest8/channel a=quest8/row": 0.857,
+    "w=quest8/channel a=quest8/row": 0.857,  # that it is weights and activations is inferred
     "w=quest4/channel a=quest4/row": 0.747,
     "w=quest1/channel a=quest1/row": 0.067,
     "s=0.5": 0.871,
@@ -55,6 +56,11 @@ class Published(NamedTuple):
 def effective(scheme: str) -> list[Published]:
     """The published multipliers of this scheme, best match first; empty where there is none."""
     return list(_TABLE.get(scheme, ()))
+
+
+def sources(schemes: Iterable[str]) -> list[str]:
+    """The sources of these schemes' multipliers, each once; a table numbers them by their place."""
+    return list(dict.fromkeys(p.source for scheme in schemes for p in effective(scheme)))
 
 
 def _scheme(w: int = 16, a: int = 16, s: float = 0.0) -> str:

@@ -4,20 +4,20 @@ For fixed exponents (b, d) the law
 
     L = A_C * (N / N0)^-b + C * (D / D0)^-d + e
 
-is linear in the amplitudes A_C (one per scheme), C and e, all non-negative. So the search is over two
-numbers: a grid of (b, d) with a non-negative least-squares solve inside, then a bounded
+is linear in the amplitudes A_C (one per scheme), C and e, all non-negative. So the search is over
+two numbers: a grid of (b, d) with a non-negative least-squares solve inside, then a bounded
 Levenberg-Marquardt polish of all parameters on the stated objective,
 
     sum over runs of weight * Huber_delta(log(L_hat / L)).
 
-N0 and D0 (geometric means) keep every amplitude of the order of a loss. The polish works on a batch:
-the starts of one fit, or the resamples of a bootstrap, advance together, so a refit costs about a
-millisecond.
+N0 and D0 (geometric means) keep every amplitude of the order of a loss. The polish works on a
+batch: the starts of one fit, or the resamples of a bootstrap, advance together, which is what makes
+a thousand refits take a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,12 @@ class Design:
         n0 = float(np.exp(np.mean(np.log(n_params))))
         d0 = float(np.exp(np.mean(np.log(d_tokens))))
         return cls(np.log(n_params / n0), np.log(d_tokens / d0), scheme, schemes, n0, d0)
+
+    def __getitem__(self, rows: NDArray) -> Design:
+        """The design of some of the rows, with the same parameters."""
+        return replace(
+            self, log_n=self.log_n[rows], log_d=self.log_d[rows], scheme=self.scheme[rows]
+        )
 
     @property
     def size(self) -> int:

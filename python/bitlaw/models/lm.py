@@ -1,13 +1,21 @@
 """A decoder-only language model over bytes.
 
-Pre-norm transformer: RMSNorm, rotary positions, causal attention within a document, a ReLU^2 or SwiGLU MLP,
-embedding and head not tied. A scheme compresses the matrices of the blocks and their inputs; embedding, norms
-and head stay in full precision. Parameters are a plain tree of dicts:
+Pre-norm transformer: RMSNorm, rotary positions, causal attention within a document, a ReLU^2 or
+SwiGLU MLP, embedding and head not tied. A scheme compresses the matrices of the blocks and their
+inputs; embedding, norms and head stay in full precision. Parameters are a plain tree of dicts:
 
-    {"embedding": f32[V, D], "blocks": [{"attention_norm": f32[D], "qkv": f32[D, (H+2K)*E], "output": f32[H*E, D],
-      "mlp_norm": f32[D], "up": f32[D, F], "down": f32[F, D]}, ...], "norm": f32[D], "head": f32[D, V]}
+    embedding  f32[V, D]
+    blocks     a list, one dict per block:
+        attention_norm  f32[D]
+        qkv             f32[D, (H + 2K) * E]
+        output          f32[H * E, D]
+        mlp_norm        f32[D]
+        up, gate        f32[D, F]    gate with SwiGLU only
+        down            f32[F, D]
+    norm       f32[D]
+    head       f32[D, V]
 
-with "gate": f32[D, F] beside "up" for SwiGLU. Letters as in `layers`.
+Letters as in `layers`.
 """
 
 from dataclasses import dataclass
@@ -75,9 +83,9 @@ class ModelConfig:
 
 
 def init(key, config: ModelConfig):
-    """Fresh parameters: matrices normal with variance 1 / in, embedding normal, norms one, head zero.
+    """Fresh parameters: matrices N(0, 1 / in), embedding N(0, 1), norms one, head zero.
 
-    The two matrices that write to the residual stream start smaller by sqrt(2 * depth) (as in GPT-2).
+    The two matrices that write to the residual stream are smaller by sqrt(2 * depth), as in GPT-2.
     """
     D, V = config.width, config.vocab
     shapes = [(V, D), *config.depth * [*config.matrices.values()]]
@@ -103,7 +111,7 @@ def init(key, config: ModelConfig):
 
 
 def is_compressed(path, leaf) -> bool:
-    """Whether a leaf of the parameters is a matrix of a block: what a scheme quantizes and prunes."""
+    """Whether a leaf of the parameters is a matrix of a block, which a scheme compresses."""
     del leaf
     return getattr(path[-1], "key", None) in MATRICES
 
@@ -119,16 +127,18 @@ def apply(params, batch, config: ModelConfig, structure: Structure, grids: Grids
         f32[B, L, V]
     """
     heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
+    B, L = batch["inputs"].shape
     x_BxLxD = params["embedding"][batch["inputs"]]
-    mask_BxLxL = attention_mask(batch["segment_ids"])
+    mask = attention_mask(batch["segment_ids"])
     cos, sin = rotations(batch["positions"], head_dim, config.context)
 
     def attention(x_BxLxD, block):
         qkv = linear(rms_norm(x_BxLxD, block["attention_norm"]), block["qkv"], structure, grids)
-        qkv = qkv.reshape(*qkv.shape[:2], heads + 2 * kv_heads, head_dim)
-        q_BxLxHxE, k_BxLxKxE, v_BxLxKxE = jnp.split(qkv, (heads, heads + kv_heads), axis=2)
-        q_BxLxHxE, k_BxLxKxE = rotate(q_BxLxHxE, cos, sin), rotate(k_BxLxKxE, cos, sin)
-        y = attend(q_BxLxHxE, k_BxLxKxE, v_BxLxKxE, mask_BxLxL)
+        qkv = qkv.reshape(B, L, heads + 2 * kv_heads, head_dim).swapaxes(1, 2)
+        q_BxHxLxE, k_BxKxLxE, v_BxKxLxE = jnp.split(qkv, (heads, heads + kv_heads), axis=1)
+        q_BxHxLxE, k_BxKxLxE = rotate(q_BxHxLxE, cos, sin), rotate(k_BxKxLxE, cos, sin)
+        y_BxHxLxE = attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask)
+        y = y_BxHxLxE.swapaxes(1, 2).reshape(B, L, heads * head_dim)
         return linear(y, block["output"], structure, grids)
 
     def mlp(x_BxLxD, block):

@@ -20,8 +20,9 @@ PRIOR_SECONDS = 30.0
 class Running:
     """A job that a worker is at."""
 
+    name: str
     cost: float
-    progress: Any = None  # its last Progress
+    progress: Any = None  # its last Progress; none while it compiles
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -42,10 +43,6 @@ class Board:
     busy: float = 0.0  # measured seconds that went into cost_done, over all workers
     started: float = field(default_factory=time.monotonic)
     running: dict[int, Running] = field(default_factory=dict)  # by worker; idle ones are absent
-
-    def progress(self) -> list[tuple[int, Any]]:
-        """(worker, its last Progress or None) of every worker that has a job."""
-        return [(index, self.running[index].progress) for index in sorted(self.running)]
 
     def done(self) -> float:
         """Predicted seconds of work that are done."""
@@ -80,6 +77,17 @@ def row_line(row: dict[str, Any]) -> str:
     )
 
 
+def now(job: Running) -> str:
+    """What a worker is doing, in a few words."""
+    p = job.progress
+    if p is None:
+        return f"{job.name}, compiling"
+    return (
+        f"{p.scheme} N {p.n_params:,} seed {p.seed} step {p.step}/{p.steps} "
+        f"loss {p.loss:.3f} {p.tokens_per_second:,.0f} tokens/s"
+    )
+
+
 class Display(Protocol):
     """Where a study reports."""
 
@@ -101,16 +109,10 @@ class Plain:
         if time.monotonic() - self.last < PLAIN_SECONDS:
             return
         self.last = time.monotonic()
-        running = "; ".join(
-            f"worker {index}: {p.scheme} N {p.n_params:,} step {p.step}/{p.steps} "
-            f"loss {p.loss:.3f} {p.tokens_per_second:,.0f} tokens/s"
-            if p
-            else f"worker {index}: starting"
-            for index, p in board.progress()
-        )
+        running = [f"worker {index}: {now(job)}" for index, job in sorted(board.running.items())]
         self.say(
             f"{board.finished}/{board.runs} runs, {100 * board.fraction():.0f} %, "
-            f"about {clock(board.remaining())} left; {running}"
+            f"about {clock(board.remaining())} left; {'; '.join(running)}"
         )
 
     def close(self) -> None:
@@ -158,7 +160,7 @@ class Bars:
                 continue
             progress = board.running[index].progress
             if progress is None:
-                table.add_row(str(index), "[dim]loading, compiling[/dim]")
+                table.add_row(str(index), f"[dim]{now(board.running[index])}[/dim]")
                 continue
             table.add_row(
                 str(index),

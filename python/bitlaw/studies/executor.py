@@ -83,7 +83,7 @@ def caught_signals() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
 
 
 class Executor:
@@ -167,7 +167,7 @@ class Executor:
         if task is not None:
             worker.task = task
             worker.programs.add(task.program)
-            self.board.running[worker.index] = Running(task.cost)
+            self.board.running[worker.index] = Running(task.name, task.cost)
             worker.tell((task.job, frozenset(self.rows)))
         rows.write_in_flight(self.out, self.in_flight())
 
@@ -282,6 +282,8 @@ def run_jobs(
     if finished:
         total = sum(len(task.labels) for task in tasks)
         display.say(f"{len(finished)} of {total} runs were finished earlier and are kept")
+    if others := rows.count(out) - len(finished):
+        display.say(f"{others} rows of other studies, data or builds are left alone in {out}")
     setup = Setup(study.execute, study.load, study.identify, corpus, data_sha256, build)
     executor = Executor(study, setup, out, workers, display)
     executor.run([task for task in tasks if task.labels.keys() - finished.keys()], finished)

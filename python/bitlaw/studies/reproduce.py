@@ -7,11 +7,12 @@ seeds, fits  L = a / (N * eff(C))^b + c / D^d + e  to their losses and prints ef
 compression C: the share of the parameters that is left in effect (arXiv:2502.16440). At this scale
 these are measurements, not reproductions of the published numbers.
 
-Every size meets every budget, with at least 15 tokens per parameter: below that the loss is limited
-by the data and says nothing about N. Seeds and data order are shared by all schemes.
+Every size meets every budget, with about 15 tokens per parameter or more: below that the loss is
+limited by the data and says nothing about N. Seeds and data order are shared by all schemes.
 """
 
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Hashable, Sequence
@@ -25,11 +26,12 @@ from bitlaw.models.lm import ModelConfig
 from bitlaw.studies import report, rows, run
 from bitlaw.studies.build import build_id
 from bitlaw.studies.display import choose_display, clock
-from bitlaw.studies.executor import Outcome, Study, available_cores, run_jobs
+from bitlaw.studies.executor import Interrupted, Outcome, Study, run_jobs
+from bitlaw.studies.process import available_cores
 from bitlaw.train.data import load
 
 BATCH = 8
-TOKENS_PER_PARAMETER = 15
+TOKENS_PER_PARAMETER = 14  # at least; the largest quick model meets its smallest budget at 14.2
 
 QUICK_SCHEMES = (
     "dense",
@@ -65,11 +67,9 @@ class Size:
 class Preset:
     """Sizes x budgets x schemes; budgets with too few tokens per parameter are left out."""
 
-    about: str
     sizes: tuple[Size, ...]
     budgets: tuple[int, ...]  # training tokens (bytes), ascending
     schemes: tuple[str, ...]
-    tokens_per_parameter: float = TOKENS_PER_PARAMETER
 
     def runs(self, schemes: Sequence[str] = ()) -> list[run.Run]:
         """Every run of the preset, with these schemes instead of its own if any are given."""
@@ -79,25 +79,25 @@ class Preset:
             for size in self.sizes
             for seed in range(size.dense_seeds if scheme == "dense" else size.seeds)
             for budget in self.budgets
-            if budget >= self.tokens_per_parameter * n_params(size.model)
+            if budget >= TOKENS_PER_PARAMETER * n_params(size.model)
         ]
 
 
 PRESETS = {
+    # 12 runs, under a minute: does everything work here?
     "smoke": Preset(
-        about="12 runs, under a minute: does everything work here?",
         sizes=(Size(8, 1), Size(16, 1)),
-        budgets=(2**17, 2**19),
+        budgets=(2**16, 2**18),
         schemes=("dense", "w=quest4/channel", "s=0.5"),
     ),
+    # 63 runs, about 10 minutes on 2 cores: first multipliers.
     "quick": Preset(
-        about="63 runs, about 10 minutes on 2 cores: first multipliers",
         sizes=(Size(16, 2, dense_seeds=2), Size(24, 2, dense_seeds=2), Size(32, 3, dense_seeds=2)),
         budgets=(2**19, 2**20, 2**21),
         schemes=QUICK_SCHEMES,
     ),
+    # 372 runs, about 2 hours on 2 cores: twelve schemes, narrower intervals.
     "cpu": Preset(
-        about="372 runs, about 2 hours on 2 cores: narrower intervals, 12 schemes",
         sizes=(
             Size(16, 2, seeds=3, dense_seeds=3),
             Size(24, 2, seeds=3, dense_seeds=3),
@@ -208,8 +208,8 @@ def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
         for warning in plan.warnings:
             display.say(f"warning: {warning}")
         display.say(
-            f"{len(plan.runs)} runs in {len(jobs)} jobs, {workers} workers, about "
-            f"{clock(sum(map(run.cost, jobs)) / workers)} if none is finished yet"
+            f"{len(plan.runs)} runs in {len(jobs)} jobs, {min(workers, len(jobs))} workers, "
+            f"about {clock(sum(map(run.cost, jobs)) / workers)} if none is finished yet"
         )
         return run_jobs(
             jobs,
@@ -238,15 +238,15 @@ def reproduce(plan: Plan, out: Path, workers: int = 0) -> Outcome:
     with rows.opened(out):
         outcome = execute(plan, out, workers)
         table = rows.write_runs(out, outcome.rows.values())
+        print(f"rows     {table}")
         try:
             print(report.write(out))
         except ValueError as error:
             if not outcome.failures:
                 raise
             print(f"no fit, because of the failed runs: {error}")  # all of dense, for example
-    for name, path in (("rows", table), ("fit", out / "fit.json"), ("report", out / "report.html")):
-        if path.exists():
-            print(f"{name:<8} {path}")
+        else:
+            print(f"fit      {out / 'fit.json'}\nreport   {out / 'report.html'}")
     return outcome
 
 
@@ -258,8 +258,13 @@ def train(plan: Plan) -> dict[str, Any]:
         Interrupted: a stop signal arrived.
     """
     out = Path(tempfile.mkdtemp(prefix="bitlaw-train-"))
-    with rows.opened(out):
-        outcome = execute(plan, out, workers=1)
+    try:
+        with rows.opened(out):
+            outcome = execute(plan, out, workers=1)
+    except Interrupted as error:
+        shutil.rmtree(out)
+        name = signal.Signals(error.signum).name
+        raise Interrupted(f"stopped by {name}; the run is lost", error.signum) from None
     if outcome.failures:
         raise rows.StudyError(outcome.failures[0])
     shutil.rmtree(out)

@@ -82,14 +82,13 @@ def opened(out: Path) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except OSError:
             lock.seek(0)
             raise StudyError(
                 f"out must not be in use, got {out}, where process {lock.read().strip() or '?'} "
-                f"is running a study ({error.strerror}); wait for it or choose another folder"
+                f"is running a study; wait for it or choose another folder"
             ) from None
-        # A full disk shows here, before hours of work. The file stays: unlinking a lock file is a
-        # race.
+        # A full disk shows here, before hours of work.
         write_atomic(out / "rows" / "probe", "x" * 65536)
         (out / "rows" / "probe").unlink()
         lock.truncate(0)
@@ -97,12 +96,17 @@ def opened(out: Path) -> Iterator[None]:
         lock.flush()
         for partial in (out / "rows").glob("*.partial"):
             partial.unlink()
-        yield
+        yield  # the lock file stays, unlocked: to remove it would race with the next study
 
 
 def path_of(out: Path, run_id: str) -> Path:
     """Where the row of a run is kept."""
     return out / "rows" / f"{run_id}.json"
+
+
+def count(out: Path) -> int:
+    """How many finished runs of any study the folder holds."""
+    return sum(1 for _ in (out / "rows").glob("*.json"))
 
 
 def read_finished(out: Path, run_ids: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

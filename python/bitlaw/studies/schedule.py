@@ -15,6 +15,11 @@ class Task:
     program: Hashable
     failures: int = 0
 
+    @property
+    def name(self) -> str:
+        """The name of its first run."""
+        return next(iter(self.labels.values()))
+
 
 def choose(
     pending: Sequence[Task], mine: Collection[Hashable], others: Collection[Hashable], workers: int

@@ -1,7 +1,7 @@
 """The training text: documents -> split by name -> packed rows.
 
-The default corpus is the standard library of the running interpreter: real text that every machine has, with
-no network. Documents are bytes, the vocabulary is 256.
+The default corpus is the standard library of the running interpreter: real text that every machine
+has, with no network. Documents are bytes, the vocabulary is 256.
 """
 
 import functools
@@ -20,11 +20,11 @@ from bitlaw import packing
 
 CONTEXT = 128
 VALIDATION_SHARE = 10  # one document in 10, by the hash of its name
-VALIDATION_BYTES = 2**18  # the least that gives a loss to 0.2 %
+VALIDATION_BYTES = 2**18  # what the loss of a run is measured on
 EPOCHS_FREE = 4  # up to 4 epochs are about as good as fresh text, past 16 little is left:
 EPOCHS_MOST = 16  # arXiv:2305.16264, section 6
 
-# Tests and bundled packages differ between distributions of Python; caches and installed packages are not text.
+# Not every distribution of Python ships its tests; installed packages are not the library.
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 
 Rows = dict[str, np.ndarray]
@@ -34,8 +34,11 @@ Rows = dict[str, np.ndarray]
 class Corpus:
     """Packed text. Rows hold context + 1 bytes: inputs and targets are the row shifted by one.
 
-    train, validation: "tokens" u8, "tokens_segment_ids" and "tokens_positions" u16, [rows, context + 1] each.
-    sha256 covers the names and bytes of all documents, in order.
+    Attributes:
+        train, validation: "tokens" u8, "tokens_segment_ids" and "tokens_positions" u16,
+            [rows, context + 1] each.
+        context: positions per row.
+        sha256: of the names and bytes of all documents, in order.
     """
 
     train: Rows
@@ -62,16 +65,16 @@ class Corpus:
             )
         if epochs > EPOCHS_FREE:
             warnings.warn(
-                f"d_tokens {d_tokens} takes {epochs:.1f} epochs of the data: repeated text is worth less "
-                f"than fresh text past {EPOCHS_FREE} epochs",
+                f"d_tokens {d_tokens} takes {epochs:.1f} epochs of the data: past {EPOCHS_FREE}, "
+                "repeated text is worth less than fresh text",
                 stacklevel=2,
             )
 
     def train_batches(self, seed: int, batch: int, begin: int, end: int) -> Rows:
-        """The batches of steps begin..end-1: see `shifted`; [end - begin, batch, context] each.
+        """`packing.shift` of the rows of steps begin..end-1: arrays [steps, batch, context].
 
-        Every epoch is a permutation of the rows, seeded by (seed, epoch), so the order of the data depends
-        on the seed and the batch alone.
+        Every epoch is a permutation of the rows, seeded by (seed, epoch): the order of the data
+        is the same for every scheme, and however the steps are asked for.
         """
         rows = len(self.train["tokens"])
         places = np.arange(begin * batch, end * batch)
@@ -84,13 +87,14 @@ class Corpus:
     def validation_batches(self, batch: int) -> Rows:
         """The fixed part of the validation rows on which every run is measured, as `train_batches`.
 
-        Up to VALIDATION_BYTES, drawn from all documents; the last rows that fill no batch are left out.
+        Up to VALIDATION_BYTES, drawn from all documents, in whole batches.
         """
         rows = len(self.validation["tokens"])
         n = min(rows, VALIDATION_BYTES // self.context)
         n = max(n // batch, 1) * batch
-        # np.resize repeats rows only when there are fewer than one batch.
-        return _shifted(self.validation, np.resize(_permutation(rows, 0, 0), n), batch)
+        # One order for every run; np.resize repeats rows where they do not fill one batch.
+        chosen = np.resize(np.random.default_rng(0).permutation(rows), n)
+        return _shifted(self.validation, chosen, batch)
 
 
 @functools.lru_cache(maxsize=4)
@@ -99,11 +103,8 @@ def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def _shifted(rows: Rows, chosen: np.ndarray, batch: int) -> Rows:
-    """"inputs", "targets", "weights", "segment_ids" and "positions" of the chosen rows, by batches."""
     shifted = packing.shift({name: array[chosen] for name, array in rows.items()})
-    return {
-        name: array.reshape(-1, batch, array.shape[-1]) for name, array in shifted.items()
-    }
+    return {name: array.reshape(-1, batch, array.shape[-1]) for name, array in shifted.items()}
 
 
 def load(
@@ -115,7 +116,7 @@ def load(
     """The corpus of a source: "stdlib", or .txt and .jsonl files and folders of them.
 
     Args:
-        source: in .jsonl, each line is an object whose "text" is a document; a .txt file is one document.
+        source: a .txt file is one document; each line of .jsonl is an object whose "text" is one.
         context: positions per row.
         validation_bytes: the least validation text to accept.
     Raises:
@@ -130,11 +131,11 @@ def load(
         digest.update(text)
         parts[_is_validation(name)].append(text)
     n_train, n_validation = (sum(map(len, parts[part])) for part in (False, True))
-    if n_validation < validation_bytes or n_train < n_validation:
+    if n_validation < validation_bytes or n_train <= n_validation:
         raise ValueError(
             f"data must give at least {validation_bytes} bytes of validation text (one document in "
-            f"{VALIDATION_SHARE}, by name) and more than that to train on, got {n_validation} and {n_train} "
-            f"bytes in {len(documents)} documents"
+            f"{VALIDATION_SHARE}, by name) and more than that to train on, got {n_validation} "
+            f"and {n_train} bytes in {len(documents)} documents"
         )
     return Corpus(
         _packed(parts[False], context), _packed(parts[True], context), context, digest.hexdigest()

@@ -1,7 +1,8 @@
 """Training runs that share a trunk.
 
-Until its cool-down begins, a run does not know its budget: the learning rate is constant. So the runs of one model,
-scheme and seed at several budgets are branches of one trunk, each bit for bit the run it would be alone:
+Until its cool-down begins, a run does not know its budget: the learning rate is constant. So the
+runs of one model, scheme and seed at several budgets are branches of one trunk, each bit for bit
+the run it would be alone:
 
     trunk    warmup ---- stable ----------------------------->
     branch           \\__ cool-down: first budget    \\__ cool-down: second budget
@@ -53,7 +54,7 @@ OnChunk = Callable[[int, int, int, float], None]  # steps in the chunk; step, bu
 def train(
     recipe: Recipe, corpus: Corpus, budgets: Sequence[int], on_chunk: OnChunk
 ) -> Iterator[Branch]:
-    """One branch per budget, as each is done. A loss that is not finite ends its run, not the others.
+    """One branch per budget, as each is done. A loss that is not finite ends its run only.
 
     Args:
         budgets: steps of each run, ascending; one only for a pruned scheme.

@@ -7,16 +7,18 @@ import jax.numpy as jnp
 def summed_cross_entropy(logits, targets, weights):
     """sum_i weights_i * (logsumexp(logits_i) - logits_i[targets_i])
 
-    Weights are 0 where the target is padding or belongs to another document, so the loss never crosses a
-    document and equals the sum over its documents.
+    Weights are 0 where the target is padding or belongs to another document, so the loss never
+    crosses a document and equals the sum over the documents of a row.
 
     Args:
         logits: f32[B, L, V]; targets: i32[B, L]; weights: f32[B, L]
     Returns:
         f32[]
     """
-    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - at_target))
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    shifted = logits - largest
+    at_target = jnp.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(weights * (jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - at_target))
 
 
 def mean_cross_entropy(logits, targets, weights):

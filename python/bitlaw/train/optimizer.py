@@ -18,8 +18,8 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv:1711.05101) after clipping to a global norm; matrices decay, norms do not.
 
-    `update` takes the learning rate as the keyword `learning_rate`, so one compiled step serves every
-    schedule and budget.
+    `update` takes the learning rate as the keyword `learning_rate`, so one compiled step serves
+    every schedule and budget.
     """
 
     def is_matrix(params):
@@ -51,7 +51,7 @@ def wsd(
     warmup: int = WARMUP,
     cooldown: float = COOLDOWN,
 ) -> np.ndarray:
-    """Learning rates of steps begin..end-1 of a run of `steps`: warmup-stable-decay (arXiv:2404.06395).
+    """Learning rates of steps begin..end-1 of a run: warmup-stable-decay (arXiv:2404.06395).
 
         peak * min(1, (t + 1) / warmup, (steps - t) / (number of cool-down steps + 1))
 
@@ -60,7 +60,7 @@ def wsd(
     """
     t = np.arange(begin, end)
     tail = steps - cooldown_begin(steps, cooldown) + 1
-    scale = np.minimum(1.0, np.minimum((t + 1) / warmup, (steps - t) / tail))
+    scale = np.minimum(1.0, np.minimum((t + 1) / max(warmup, 1), (steps - t) / tail))
     return np.asarray(peak * scale, np.float32)
 
 

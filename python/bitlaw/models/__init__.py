@@ -1,0 +1,1 @@
+"""The language model: plain functions over trees of arrays; a scheme is handed in."""

@@ -1,0 +1,225 @@
+"""The record of a fit: its numbers, and every status that a table can earn."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bitlaw import laws
+from laws.synthetic import BUDGETS, COEFFICIENTS, EFFS, SIZES, add_noise, quick_rows, quick_runs
+
+
+def fitted(rows, resamples=20, **options):
+    return laws.fit(laws.Runs.from_rows(rows), resamples=resamples, **options)
+
+
+def test_an_exact_table_gives_its_law_back():
+    fit = fitted(quick_rows())
+    for name, value in COEFFICIENTS.items():
+        assert fit.params[name] == pytest.approx(value, rel=1e-4)  # a and c amplify b and d
+    for scheme, eff in EFFS.items():
+        assert fit.scheme(scheme).eff == pytest.approx(eff, rel=1e-5)
+    assert fit.status == ("ok",)
+    assert fit.predict(6144, 2**20, "s=0.5") == pytest.approx(
+        laws.forms.effective(6144, 2**20, 0.75, **COEFFICIENTS), rel=1e-6
+    )
+
+
+def test_every_number_has_a_status_and_intervals_hold_their_estimate():
+    fit = fitted(add_noise(quick_rows(), np.random.default_rng(0), 0.008, 0.5))
+    for entry in fit.schemes:
+        assert entry.status == ("ok",)
+        if entry.scheme != "dense":
+            assert entry.low < entry.eff < entry.high
+            assert entry.mdd > (entry.high - entry.low) / 2  # power costs more than the level
+            slope, low, high = entry.trend
+            assert low < slope < high
+
+
+def test_ranks_differ_only_where_intervals_separate():
+    fit = fitted(add_noise(quick_rows(), np.random.default_rng(0), 0.006, 0.0))
+    entries = fit.schemes[1:]
+    for one in entries:
+        assert one.rank == 1 + sum(other.low > one.high for other in entries)
+    assert len({entry.rank for entry in entries}) > 1
+
+
+def test_a_record_survives_json():
+    fit = fitted(add_noise(quick_rows(), np.random.default_rng(0), 0.008, 0.5))
+    assert fit.without_flagged is not None
+    assert laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False))) == fit
+
+
+def test_the_same_seed_gives_the_same_record():
+    rows = add_noise(quick_rows(), np.random.default_rng(0), 0.008, 0.5)
+    assert fitted(rows, seed=1) == fitted(rows, seed=1)
+    assert fitted(rows, seed=1) != fitted(rows, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("design", "status"),
+    [
+        ({"sizes": SIZES[:1]}, "dense is unidentified: one size"),
+        ({"budgets": BUDGETS[:1]}, "dense is unidentified: one budget"),
+        (
+            {"sizes": (10_000, 11_000), "budgets": (2**20, 2**21)},
+            "dense is unidentified: tokens per parameter spread 2.2x, at least 4x needed",
+        ),
+    ],
+)
+def test_a_design_that_identifies_nothing_is_a_status(design, status):
+    fit = fitted(quick_rows(**design))
+    assert fit.status == (status,)
+    assert fit.params == {} and all(entry.eff is None for entry in fit.schemes)
+    assert len(fit.excluded) == len(quick_rows(**design))  # never silently
+    assert laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
+
+
+def test_tokens_proportional_to_parameters_identify_nothing():
+    rows = [row for row in quick_rows(budgets=[85 * n for n in SIZES]) if _ratio(row) == 85]
+    assert "(D = kN)" in fitted(rows).status[0]
+
+
+def test_tokens_nearly_proportional_to_parameters_are_a_warning():
+    sizes = (10_000, 100_000, 1_000_000)
+    rows = quick_rows(sizes=sizes, budgets=[k * n for n in sizes for k in (50, 210)])
+    fit = fitted([row for row in rows if _ratio(row) in (50, 210)])
+    assert any(status.startswith("ill-conditioned: D = kN nearly") for status in fit.status)
+
+
+def _ratio(row):
+    return row["d_tokens"] / row["n_params"]
+
+
+def test_a_scheme_with_one_size_has_a_status_and_no_number():
+    rows = [r for r in quick_rows() if r["scheme"] != "s=0.75" or r["n_params"] == SIZES[0]]
+    fit = fitted(rows)
+    entry = fit.scheme("s=0.75")
+    assert entry.eff is None and entry.status == ("unidentified: one size",)
+    assert fit.scheme("s=0.5").eff == pytest.approx(0.75, rel=1e-5)
+    assert [reason for _, reason in fit.excluded] == ["unidentified: one size"] * 3
+    with pytest.raises(ValueError, match="scheme must be identified by the fit"):
+        fit.predict(6144, 2**20, "s=0.75")
+
+
+def test_diverged_runs_make_a_multiplier_conditional():
+    rows = quick_rows()
+    lost = next(r for r in rows if r["scheme"] == "w=quest2/channel")
+    lost |= {"status": "diverged", "loss": ""}
+    fit = fitted(rows)
+    entry = fit.scheme("w=quest2/channel")
+    assert entry.status == ("conditional on convergence (8 of 9)",)
+    assert entry.eff == pytest.approx(0.42, rel=1e-5)
+    assert (lost["run_id"], "diverged") in fit.excluded
+
+
+def test_a_scheme_that_always_diverged_has_no_number():
+    rows = [
+        row | ({"status": "diverged", "loss": ""} if row["scheme"] == "s=0.5" else {})
+        for row in quick_rows()
+    ]
+    entry = fitted(rows).scheme("s=0.5")
+    assert entry.eff is None
+    assert entry.status == (
+        "unidentified: no converged run",
+        "conditional on convergence (0 of 9)",
+    )
+
+
+def test_an_irreducible_loss_of_zero_is_a_bound_hit():
+    # below zero, where the bound holds it
+    fit = fitted(quick_rows(coefficients={"a": 4.9, "b": 0.1, "c": 70.0, "d": 0.36, "e": -0.5}))
+    assert "bound hit: e = 0" in fit.status
+
+
+def test_two_sizes_leave_a_flat_valley():
+    rows = quick_rows(sizes=SIZES[:2], effs={"dense": 1.0, "s=0.5": 0.75})
+    fit = fitted(add_noise(rows, np.random.default_rng(0), 0.008, 0.0))
+    assert any(status.startswith("flat valley: b from") for status in fit.status)
+    assert fit.held_out is None
+
+
+def test_the_largest_size_is_predicted_from_the_others():
+    fit = fitted(quick_rows())
+    assert fit.held_out.n_params == SIZES[-1]
+    assert len(fit.held_out.rows) == 21
+    assert fit.held_out.rms < 1e-6  # the law itself made the table
+    assert "b held at 0.200" in fit.held_out.note
+
+
+def test_delta_comes_from_replicates_or_is_stated():
+    rows = add_noise(quick_rows(seeds=4), np.random.default_rng(0), 0.01, 0.0)
+    fit = fitted(rows)
+    # 162 degrees of freedom: the sd is known to 6 %, three of which are allowed
+    assert fit.delta == pytest.approx(1.345 * 0.01, rel=0.18)
+    assert "162 degrees of freedom" in fit.delta_source
+    alone = fitted(quick_rows(seeds=1))
+    assert (alone.delta, alone.delta_source) == (0.01, "default (no replicates in the table)")
+    assert fitted(rows, delta=0.5).delta_source == "given"
+
+
+def test_eff_is_stable_in_b_where_the_fit_is_good():
+    fit = fitted(add_noise(quick_rows(), np.random.default_rng(3), 0.008, 0.5))
+    near = [row for row in fit.eff_against_b if row.excess < 2.7]
+    assert near
+    for scheme in list(EFFS)[1:]:
+        effs = [row.effs[scheme] for row in near]
+        assert max(effs) / min(effs) < 1.1
+
+
+def test_runs_that_are_mostly_embeddings_are_named_and_the_fit_repeated_without_them():
+    fit = fitted(quick_rows())
+    assert len(fit.flagged) == 21  # the smallest size
+    assert fit.without_flagged.rows == 42
+    assert fit.without_flagged.flagged == ()
+    assert fit.without_flagged.scheme("s=0.5").eff == pytest.approx(0.75, rel=0.02)
+
+
+def test_a_drift_with_tokens_per_parameter_shows_as_a_trend():
+    drift = 0.1
+    rows = quick_rows()
+    for row in rows:
+        if row["scheme"] == "s=0.5":
+            eff = 0.75 * (row["d_tokens"] / row["n_params"] / 75) ** drift
+            row["loss"] = float(
+                laws.forms.effective(row["n_params"], row["d_tokens"], eff, **COEFFICIENTS)
+            )
+    slopes = {e.scheme: e.trend[0] for e in fitted(rows, delta=0.01).schemes if e.trend}
+    # the common coefficients take up a part of one scheme's drift
+    assert slopes["s=0.5"] == pytest.approx(drift, rel=0.3)
+    assert max(abs(v) for k, v in slopes.items() if k != "s=0.5") < 0.3 * drift
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"law": "chinchillo"}, "law must be one of"),
+        ({"level": 90}, "level must be in"),
+        ({"resamples": 3}, "resamples must be at least 20, got 3"),
+        ({"delta": 0.0}, "delta must be positive, got 0.0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(quick_rows(), **options)
+
+
+def test_a_thousand_resamples_of_a_hundred_runs_take_seconds():
+    sizes, budgets = (6144, 13824, 36864, 110592), (2**19, 2**20, 2**21, 2**22)
+    runs = quick_runs(np.random.default_rng(0), sd=0.008, rho=0.5, sizes=sizes, budgets=budgets)
+    assert len(runs) == 112
+    start = time.perf_counter()
+    laws.fit(runs, resamples=1000)
+    assert time.perf_counter() - start < 15  # the requirement; about 1 s on one idle core
+
+
+def test_laws_need_neither_jax_nor_matplotlib():
+    code = (
+        "import sys, bitlaw.laws; "
+        "print(sorted({'jax', 'matplotlib'} & {m.split('.')[0] for m in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,60 @@
+"""What a table of runs must be, and what is said when it is not."""
+
+import pytest
+
+from bitlaw.laws import Runs, read_runs
+from laws.synthetic import quick_rows
+
+
+def changed(**values):
+    """The quick table's rows with the second one changed."""
+    rows = quick_rows()
+    rows[1] = rows[1] | values
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "at least one row"),
+        ([{"scheme": "dense", "n_params": 1, "d_tokens": 1}], "must have a column 'loss'"),
+        (changed(loss="abc"), "loss must be a number, got 'abc' in row 2"),
+        (changed(loss="nan"), "loss must be finite, got 'nan' in row 2"),
+        (changed(loss=-1.0), "loss must be positive, got -1.0 in row 2"),
+        (changed(loss=""), "loss must be a number, got '' in row 2"),
+        (changed(n_params="6k"), "n_params must be a number, got '6k' in row 2"),
+        (changed(d_tokens=0), "d_tokens must be positive, got 0 in row 2"),
+        (changed(seed=0.5), "seed must be an integer, got 0.5 in row 2"),
+        (changed(scheme=""), "scheme must not be empty"),
+        (changed(status="lost"), "status must be one of"),
+        (changed(run_id=quick_rows()[0]["run_id"]), "run_id must be unique"),
+        (changed(seed=0), "must be unique over runs"),
+        ([r for r in quick_rows() if r["scheme"] != "dense"], "must include the scheme 'dense'"),
+        (quick_rows() * 400, "at most 20000 rows, got 25200"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(rows, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Runs.from_rows(rows)
+    assert "\n" not in str(error.value)
+
+
+def test_a_diverged_run_needs_no_loss():
+    runs = Runs.from_rows(changed(loss="", status="diverged"))
+    assert runs.diverged.sum() == 1
+
+
+def test_a_csv_is_read_as_its_rows(tmp_path):
+    rows = quick_rows()
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(lines))
+    assert read_runs(path).loss.tolist() == [row["loss"] for row in rows]
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"runs must be a readable CSV file, got .*nowhere\.csv"):
+        read_runs(tmp_path / "nowhere.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"binary\.csv"):
+        read_runs(tmp_path / "binary.csv")

@@ -1,0 +1,107 @@
+"""A report made from runs.csv alone."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from bitlaw import laws
+from bitlaw.studies import report
+from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
+
+QUICK = {"resamples": 20}
+
+
+def noisy(**design):
+    return add_noise(quick_rows(**design), np.random.default_rng(0), 0.008, 0.5)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """The folder of a report on a quick study, and the text it printed."""
+    folder = study(tmp_path_factory.mktemp("quick"), noisy())
+    return folder, report.write(folder, **QUICK)
+
+
+def study(folder, rows):
+    """A folder with these rows as its runs.csv."""
+    with open(folder / "runs.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, [*rows[0], "status"])
+        table.writeheader()
+        table.writerows(rows)
+    return folder
+
+
+def test_a_report_is_the_record_the_page_and_the_figure(quick):
+    folder, text = quick
+    fit = laws.Fit.from_dict(json.loads((folder / "fit.json").read_text()))
+    assert {entry.scheme for entry in fit.schemes} == set(EFFS)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "measurements, not reproductions" in text
+    assert not list(folder.glob("*.partial"))
+
+
+def test_the_page_stands_alone_and_says_what_it_must(quick):
+    page = (quick[0] / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("<figure>") == 5
+    for phrase in (
+        "measurements, not reproductions",
+        "weights of the block matrices",
+        "Huber(log(L_hat / L)), delta =",
+        "parametric bootstrap (6 units",
+        "Excluded: none",
+        "second-hand",
+        "In 21 runs (N = 6,144) more than half of all parameters are embeddings and head",
+    ):
+        assert phrase in page
+
+
+def test_terminal_and_page_show_the_same_rows(quick):
+    folder, text = quick
+    page = (folder / "report.html").read_text()
+    rows = report.table(laws.Fit.from_dict(json.loads((folder / "fit.json").read_text())))
+    assert rows[0][0] == "dense" and len(rows) == len(EFFS)
+    for row in rows:
+        line = next(line for line in text.splitlines() if line.startswith(row[0] + "  "))
+        assert re.split(r" {2,}", line) == list(row)
+        assert all(f">{cell}</td>" in page for cell in row)
+
+
+def test_runs_alone_rebuild_the_report(quick, tmp_path):
+    report.write(study(tmp_path, noisy()), **QUICK)
+    for name in ("fit.json", "report.html"):
+        assert (tmp_path / name).read_text() == (quick[0] / name).read_text()
+
+
+@pytest.mark.parametrize("design", [{"sizes": SIZES[:1]}, {"effs": {"dense": 1.0}}])
+def test_a_table_that_identifies_little_still_has_a_report(tmp_path, design):
+    text = report.write(study(tmp_path, noisy(**design)), **QUICK)
+    assert (tmp_path / "report.html").exists()
+    assert ("unidentified: one size" in text) == ("sizes" in design)
+
+
+def test_a_lost_scheme_and_a_diverged_run_are_in_the_table(tmp_path):
+    rows = [r for r in noisy() if r["scheme"] != "s=0.75" or r["n_params"] == SIZES[0]]
+    lost = next(row for row in rows if row["scheme"] == "s=0.5")
+    lost |= {"status": "diverged", "loss": ""}
+    text = report.write(study(tmp_path, rows), **QUICK)
+    assert "unidentified: one size" in text
+    assert "conditional on convergence (8 of 9)" in text
+    page = (tmp_path / "report.html").read_text()
+    assert "Excluded: diverged (1); unidentified: one size (3)" in page
+
+
+def test_a_scheme_that_is_not_ours_has_no_bits(tmp_path):
+    rows = [row | {"scheme": row["scheme"].replace("s=0.5", "mystery")} for row in noisy()]
+    text = report.write(study(tmp_path, rows), **QUICK)
+    assert "mystery" in text
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"runs must be a readable CSV file, got .*runs\.csv"):
+        report.write(tmp_path)
