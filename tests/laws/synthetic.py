@@ -21,13 +21,17 @@ EFFS = {
 }
 SIZES = (6144, 13824, 36864)
 BUDGETS = (2**19, 2**20, 2**21)
+# The quick study has one size more, without the budgets of under 14 tokens per parameter.
+QUICK = {"sizes": (*SIZES, 57600), "least_ratio": 14}
 
 
-def quick_rows(sizes=SIZES, budgets=BUDGETS, effs=EFFS, seeds=None, coefficients=COEFFICIENTS):
+def quick_rows(
+    sizes=SIZES, budgets=BUDGETS, effs=EFFS, seeds=None, coefficients=COEFFICIENTS, least_ratio=0
+):
     """The rows of a crossed design without noise; dense has two seeds, the others one."""
     rows = []
     for n in sizes:
-        for d in budgets:
+        for d in (d for d in budgets if d >= least_ratio * n):
             for scheme, eff in effs.items():
                 count = seeds or (2 if scheme == "dense" else 1)
                 loss = float(forms.effective(n, d, eff, **coefficients))

@@ -6,7 +6,7 @@ import pytest
 from bitlaw.laws import interval, solve
 from bitlaw.laws.diagnose import design_of
 from bitlaw.laws.fit import delta_from_replicates
-from laws.synthetic import EFFS, quick_runs
+from laws.synthetic import EFFS, QUICK, quick_runs
 
 TRUTH = np.log(list(EFFS.values()))
 
@@ -35,7 +35,7 @@ def covers(share):
 
 @pytest.mark.parametrize("rho", [0.0, 0.8])
 def test_intervals_cover_on_the_quick_design(rho):
-    assert covers(coverage(100, 150, seed=1, sd=0.008, rho=rho))
+    assert covers(coverage(100, 150, seed=1, sd=0.008, rho=rho, **QUICK))
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_intervals_cover_on_the_quick_design(rho):
 def test_intervals_cover_whatever_the_noise_and_b(b, sd, rho, paired):
     slope = {0.09: {"a": 3.2, "e": 0.02}, 0.2: {"a": 4.9, "e": 0.7}, 0.5: {"a": 60.0, "e": 1.2}}[b]
     coefficients = dict(b=b, c=70.0, d=0.36, **slope)
-    table = {"sd": sd, "rho": rho, "paired": paired, "coefficients": coefficients}
+    table = {"sd": sd, "rho": rho, "paired": paired, "coefficients": coefficients, **QUICK}
     assert covers(coverage(300, 300, seed=2, **table))
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ops import doors
 
 from bitlaw.ops import OPS
+from ops import doors
 
 TINY = np.finfo(np.float32).tiny
 EXACT = ["top_k_mask", "nm_mask", "prune"]
@@ -43,14 +43,19 @@ def test_scales_are_within_2_ulp(name):
         (got,) = through_xla(name, arrays, attributes)
         (want,) = doors.definition(name, arrays, attributes)
         normal = ~(want < 8 * TINY)  # NaN stays in
-        assert doors.ulps_apart(np.where(normal, got, 0), np.where(normal, want, 0)) <= 2, attributes
+        assert doors.ulps_apart(np.where(normal, got, 0), np.where(normal, want, 0)) <= 2, (
+            attributes
+        )
 
 
 @pytest.mark.parametrize("name", ["fake_quantize", "fake_quantize_scaled"])
 def test_values_are_equal_but_at_rounding_boundaries(name):
     for arrays, attributes in doors.cases(name):
         x, grid, block = arrays[0], arrays[-1], attributes["block"]
-        got, want = through_xla(name, arrays, attributes), doors.definition(name, arrays, attributes)
+        got, want = (
+            through_xla(name, arrays, attributes),
+            doors.definition(name, arrays, attributes),
+        )
         scale = want[1] if name == "fake_quantize" else arrays[1]
         step = np.repeat(scale, block, axis=1)[:, None, :].astype(np.float64)
         offset = grid[:, 2, None, None]

@@ -23,16 +23,17 @@ def contents(name: str) -> Counter:
     return Counter((one.scheme, n_params(one.model), one.d_tokens) for one in PRESETS[name].runs())
 
 
-def test_quick_is_the_pilot_grid():
+def test_quick_is_the_pilot_grid_and_one_size_more():
     schemes = ["dense", "w=quest4/channel", "w=quest2/channel", "w=quest4/channel a=quest4/row"]
     expected = {
         (str(Scheme.parse(scheme)), size, budget): 2 if scheme == "dense" else 1
         for scheme in [*schemes, "s=0.5", "s=0.75"]
-        for size in (6144, 13824, 36864)
+        for size in (6144, 13824, 36864, 57600)
         for budget in (2**19, 2**20, 2**21)
+        if (size, budget) != (57600, 2**19)  # 9 tokens per parameter
     }
     assert contents("quick") == expected
-    assert sum(expected.values()) == 63
+    assert sum(expected.values()) == 77
 
 
 def test_cpu_is_the_two_hour_grid():
