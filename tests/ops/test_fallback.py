@@ -43,9 +43,8 @@ def test_scales_are_within_2_ulp(name):
         (got,) = through_xla(name, arrays, attributes)
         (want,) = doors.definition(name, arrays, attributes)
         normal = ~(want < 8 * TINY)  # NaN stays in
-        assert doors.ulps_apart(np.where(normal, got, 0), np.where(normal, want, 0)) <= 2, (
-            attributes
-        )
+        got, want = np.where(normal, got, 0), np.where(normal, want, 0)
+        assert doors.ulps_apart(got, want) <= 2, attributes
 
 
 @pytest.mark.parametrize("name", ["fake_quantize", "fake_quantize_scaled"])
@@ -61,12 +60,12 @@ def test_values_are_equal_but_at_rounding_boundaries(name):
         offset = grid[:, 2, None, None]
         with np.errstate(all="ignore"):
             v = x.astype(np.float64) / step - offset
-            # A rounding boundary is a half-integer; 4 ulp of the quotient, or of what it is added to.
+            # A rounding boundary is a half-integer; 4 ulp of the quotient, or of what it adds to.
             ulp = np.spacing(np.maximum(np.abs(v), 1).astype(np.float32))
             near = np.abs(v - np.floor(v) - 0.5) <= 4 * ulp
         exempt = near | (step < 8 * TINY) | (np.abs(x.astype(np.float32)) < TINY)
         g, w = got[0].astype(np.float64), want[0].astype(np.float64)
-        # Equal codes give equal values up to the scale's 2 ulp (and a bfloat16 rounding's boundary).
+        # Equal codes give equal values, up to the scale's 2 ulp (and a bfloat16's rounding).
         ulps = 2.0**-7 if x.dtype != np.float32 else 2.0**-21
         with np.errstate(all="ignore"):
             same = (np.abs(g - w) <= ulps * np.abs(w)) | (np.isnan(g) & np.isnan(w)) | (g == w)
