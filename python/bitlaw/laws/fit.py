@@ -123,6 +123,12 @@ def _entry(runs: Runs, name: str, reasons: tuple[str, ...]) -> SchemeFit:
     return SchemeFit(name, total, converged, reasons or ("ok",))
 
 
+def _ranked(entries: list[SchemeFit]) -> tuple[SchemeFit, ...]:
+    """Dense first, then from the best to the worst; those without a number last."""
+    dense, *others = entries
+    return (dense, *sorted(others, key=lambda entry: -(entry.eff or 0)))
+
+
 def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int) -> Fit:
     """The record with its numbers, from runs that identify the law; ``names`` are their schemes."""
     design, delta = diagnose.design_of(runs, names), record.delta
@@ -135,7 +141,7 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
     return replace(
         record,
         status=diagnose.statuses(runs, design, theta, log_loss, delta, at_b),
-        schemes=tuple(_with_numbers(entry, numbers) for entry in record.schemes),
+        schemes=_ranked([_with_numbers(entry, numbers) for entry in record.schemes]),
         params=_params(design, theta),
         intervals=_param_intervals(design, draws, record.level),
         objective=float(solve.objective(design, theta[None], log_loss, np.ones(1), delta)[0]),

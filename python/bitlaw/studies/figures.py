@@ -74,8 +74,7 @@ def colors(schemes: Sequence[str]) -> dict[str, str]:
 
 def identified(fit: laws.Fit) -> list[laws.SchemeFit]:
     """The schemes with an eff, dense first, then from the best to the worst."""
-    found = [entry for entry in fit.schemes if entry.eff is not None]
-    return sorted(found, key=lambda entry: (entry.scheme != "dense", -entry.eff))
+    return [entry for entry in fit.schemes if entry.eff is not None]
 
 
 def fitted_runs(fit: laws.Fit, runs: laws.Runs) -> tuple[laws.Runs, np.ndarray]:

@@ -64,9 +64,8 @@ def _sources(fit: laws.Fit) -> list[str]:
 
 
 def table(fit: laws.Fit) -> list[tuple[str, ...]]:
-    """The rows of the headline table, as strings under HEADER; dense first, then by eff."""
+    """The rows of the headline table, as strings under HEADER, in the fit's order."""
     numbers = {source: k for k, source in enumerate(_sources(fit), start=1)}
-    order = sorted(fit.schemes, key=lambda e: (e.scheme != "dense", -(e.eff or 0)))
     return [
         (
             entry.scheme,
@@ -79,7 +78,7 @@ def table(fit: laws.Fit) -> list[tuple[str, ...]]:
             f"{entry.converged}",
             "; ".join(entry.status),
         )
-        for entry in order
+        for entry in fit.schemes
     ]
 
 
