@@ -26,6 +26,7 @@ py::tuple host() {
 PYBIND11_MODULE(_core, m) {
   py::dict ops;
   ops["group_statistic"] = op<&group_statistic<float>, &group_statistic<bfloat16>>();
+  ops["statistic_ratio"] = op<&statistic_ratio>();
   ops["statistic_scale"] = op<&statistic_scale>();
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();

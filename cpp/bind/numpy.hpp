@@ -79,6 +79,7 @@ void call_numpy(const std::vector<py::array>& in, const std::vector<py::array>& 
     // Parameters are read under the GIL, the function runs without it.
     Signature<fn>::call(source, [](const auto& run) {
       py::gil_scoped_release release;
+      IeeeSubnormals guard;
       const Parallel par(ThreadPool::instance());
       run(par);
     });

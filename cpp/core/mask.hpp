@@ -63,8 +63,8 @@ struct NmDown {
     for (int64_t c = 0; c < cols; c += kSide) {
       const int64_t side = cols - c < kSide ? cols - c : kSide;
       for (int64_t j = 0; j < m; ++j)
-        for (int64_t w = 0; w < side; ++w)
-          keys[j * kSide + w] = selection_key(to_float(x[j * cols + c + w]));
+        for (int64_t w = 0; w < kSide; ++w)
+          keys[j * kSide + w] = w < side ? selection_key(to_float(x[j * cols + c + w])) : 0;
       RankGroups::run(keys, ranked, n, m);
       for (int64_t j = 0; j < m; ++j)
         for (int64_t w = 0; w < side; ++w) flags[j * cols + c + w] = ranked[j * kSide + w];
@@ -131,14 +131,14 @@ void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmA
   });
 }
 
-// Where a bit of the mask is 1 the element's bits, else zero, at most kPruned elements.
-inline constexpr int64_t kPruned = 4096;
+// Where a bit of the mask is 1 the element's bits, else zero, at most kPruneUnit elements.
+inline constexpr int64_t kPruneUnit = 4096;
 template <class T>
 struct PruneStretch {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
   BITLAW_LEAF static void run(const T* x, const uint8_t* mask, T* y, int64_t n) {
     // Byte l of the product keeps bit l only: eight flags, zero or not, at once.
-    uint8_t flags[kPruned + 7];
+    uint8_t flags[kPruneUnit + 7];
     for (int64_t b = 0; b < bytes_of_bits(n); ++b) {
       const uint64_t eight = (mask[b] * 0x0101010101010101ull) & 0x8040201008040201ull;
       std::memcpy(flags + 8 * b, &eight, 8);
@@ -154,7 +154,7 @@ struct PruneStretch {
 // y = x where the mask's bit is 1, else 0.
 template <class T>
 void prune(const Parallel& par, View<const T, 2> x, View<const uint8_t, 2> mask, View<T, 2> y) {
-  const int64_t n = x.shape[1], unit = std::min<int64_t>(n, kPruned);
+  const int64_t n = x.shape[1], unit = std::min<int64_t>(n, kPruneUnit);
   if (x.size() == 0) return;
   const int64_t units = (n + unit - 1) / unit;
   par(x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {

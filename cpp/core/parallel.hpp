@@ -32,6 +32,8 @@ class Parallel {
   Parallel() = default;  // everything on the calling thread
   explicit Parallel(Executor& executor) : executor_(&executor) {}
 
+  int64_t threads() const { return executor_ ? executor_->threads() : 1; }
+
   // Calls body(begin, end) for consecutive chunks of at most `grain` indices of [0, n).
   template <class Body>
   void operator()(int64_t n, int64_t grain, const Body& body) const {
@@ -44,7 +46,10 @@ class Parallel {
       return;
     }
     auto job = std::make_shared<Job>(chunks, std::ref(chunk));
-    for (int64_t h = 0; h < helpers; ++h) executor_->schedule([job] { job->work(); });
+    try {
+      for (int64_t h = 0; h < helpers; ++h) executor_->schedule([job] { job->work(); });
+    } catch (...) {  // fewer helpers, no thread or memory for more: this thread does their share
+    }
     job->work();
     job->wait();
   }

@@ -132,8 +132,11 @@ struct QuantizeGroups {
       for (int64_t i = b * n; i < (b + 1) * n; i += kPiece) {
         const int64_t m = kBlock ? n : (b + 1) * n - i < kPiece ? (b + 1) * n - i : kPiece;
         for (int64_t p = 0; p < m; p += 64 / static_cast<int64_t>(sizeof(T)))
-          __builtin_prefetch(x + groups * n + i + p);
-        map_group<T, kEstimator, kPruned>(x + i, y + i, flags + i, m, scale_in[b], inv, g);
+          __builtin_prefetch(reinterpret_cast<const void*>(
+              reinterpret_cast<uintptr_t>(x) + (groups * n + i + p) * sizeof(T)));
+        map_group<T, kEstimator, kPruned>(
+            x + i, y + i, kEstimator == Estimator::identity ? nullptr : flags + i, m, scale_in[b],
+            inv, g);
       }
     }
     if constexpr (kEstimator != Estimator::identity) pack_flags(flags, mask, groups * n);
@@ -261,10 +264,10 @@ void statistics(const Parallel& par, View<const T, 3> x, int64_t block, Statisti
           long_sums(par, x.item(i), rows * cols, statistic == Statistic::rms, pruned), statistic);
     return;
   }
-  if (rows == 1) {
-    par(items, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
-      on_isa<GroupStatistics<T>>(x.item(begin), (end - begin) * groups, block,
-                                 statistic == Statistic::rms, pruned, out + begin * groups);
+  if (rows == 1) {  // groups of all items lie one after the other
+    par(items * groups, items_per_chunk(block), [&](int64_t begin, int64_t end) {
+      on_isa<GroupStatistics<T>>(x.data + begin * block, end - begin, block,
+                                 statistic == Statistic::rms, pruned, out + begin);
     });
     return;
   }
@@ -382,12 +385,27 @@ void group_statistic(const Parallel& par, View<const T, 3> x, View<float, 2> sta
     statistics(par, x, a.block, parse_statistic(a.statistic), a.pruned, statistic.data);
 }
 
-// scale[item, b] = scale_of(statistic[item, b])
+// unit[item, b]: the power of two at or below largest, in [2^-126, 2^126]; 1 where that is not
+// finite. ratio[item, b] = statistic / unit.
+inline void statistic_ratio(const Parallel&, View<const float, 2> statistic,
+                            View<const float, 2> largest, View<float, 2> ratio,
+                            View<float, 2> unit) {
+  for (int64_t i = 0; i < statistic.size(); ++i) {
+    const int32_t bits = magnitude_bits(largest.data[i]) & kInfinityBits;
+    const float power = std::clamp(std::bit_cast<float>(bits), 0x1p-126f, 0x1p126f);
+    unit.data[i] = bits == kInfinityBits ? 1.0f : power;
+    ratio.data[i] = statistic.data[i] / unit.data[i];
+  }
+}
+
+// scale[item, b] = scale_of(statistic[item, b] unit[item, b])
 inline void statistic_scale(const Parallel&, View<const float, 2> statistic,
-                            View<const float, 2> grid, View<float, 2> scale) {
+                            View<const float, 2> unit, View<const float, 2> grid,
+                            View<float, 2> scale) {
   const int64_t groups = statistic.shape[1];
   for (int64_t i = 0; i < statistic.size(); ++i)
-    scale.data[i] = scale_of(statistic.data[i], grid.data[4 * (i / groups) + 3]);
+    scale.data[i] =
+        scale_of(statistic.data[i] * unit.data[i], grid.data[4 * (i / groups) + 3]);
 }
 
 template <class T>

@@ -4,7 +4,7 @@
 // small sample says in which narrow range of keys the k-th lies; the first pass counts what is
 // above the range and bins what is inside, the second resolves one bin to single keys, the third
 // writes the mask: three reads, and memory that does not grow with n. Where the sample misled, the
-// first pass is made again over all keys: the answer never depends on the sample.
+// first pass is made again over all keys, a fourth read: the answer never depends on the sample.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -24,7 +24,7 @@ BITLAW_LEAF int32_t selection_key(float x) {
 }
 
 inline constexpr int32_t kKeys = kInfinityBits + 2;  // keys are 0 to kInfinityBits + 1
-inline constexpr int kBinBits = 15;
+inline constexpr int kBinBits = 16;
 // Up to here a copy of the keys is smaller than a histogram.
 inline constexpr int64_t kCopied = 16 * 1024;
 
@@ -126,7 +126,8 @@ template <class T>
 Histogram histogram(const Parallel& par, const T* x, int64_t n, Range range) {
   Histogram total;
   std::mutex mutex;
-  par(n, (n + 3) / 4, [&](int64_t begin, int64_t end) {
+  const int64_t stretches = std::max<int64_t>(4, par.threads());
+  par(n, (n + stretches - 1) / stretches, [&](int64_t begin, int64_t end) {
     Histogram part;
     on_isa<CountRange<T>>(x + begin, end - begin, range, &part.above, part.bins.data());
     std::lock_guard lock(mutex);  // sums of integers: any order gives the same total

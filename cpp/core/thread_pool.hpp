@@ -29,11 +29,11 @@ class ThreadPool final : public Executor {
 
   void schedule(std::function<void()> task) override {
     std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
-    if (started_ < threads_ - 1 && idle_ < static_cast<int64_t>(tasks_.size())) {
-      std::thread([this] { serve(); }).detach();
+    if (started_ < threads_ - 1 && idle_ <= static_cast<int64_t>(tasks_.size())) {
+      std::thread([this] { serve(); }).detach();  // may throw: then the task is not queued
       ++started_;
     }
+    tasks_.push_back(std::move(task));
     ready_.notify_one();
   }
 
@@ -46,9 +46,12 @@ class ThreadPool final : public Executor {
   }
 
   static int64_t allowed() {
-    if (const char* text = std::getenv("BITLAW_THREADS")) {
-      const long n = std::strtol(text, nullptr, 10);
-      if (n >= 1) return n;
+    if (const char* text = std::getenv("BITLAW_THREADS"); text && *text) {
+      char* end = nullptr;
+      const long n = std::strtol(text, &end, 10);
+      require(!*end && n >= 1 && n <= 1024,
+              std::string("BITLAW_THREADS must be 1 to 1024, got ") + text);
+      return n;
     }
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitlaw
-from bitlaw.formats import QuantSpec
+from bitlaw.formats import Quantizer, QuantSpec
 
 SPECS = [
     "int4", "int4/channel", "int4/row", "int4/block32", "int4/block16x8", "quest4/row", "quest1",
@@ -231,3 +231,50 @@ def test_int4_equals_torch_fake_quantize_per_channel():
         torch.from_numpy(x), torch.from_numpy(scale), torch.zeros(64, dtype=torch.int32), 0, -7, 7
     )
     np.testing.assert_array_equal(bitlaw.fake_quantize(x, "int4/row"), want.numpy())
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("text", ["quest2", "quest4", "int4", "int8/rms(3)"])
+def test_tensor_scales_hold_for_subnormals_also_in_jax(text, pruned):
+    spec = QuantSpec.parse(text)
+    rng = np.random.default_rng(12)
+    tiny = np.full((64, 64), 1e-40, np.float32)
+    straddling = np.concatenate([np.full((8, 16), 1e-38), np.full((8, 16), 2e-38)])
+    mixed = np.where(rng.random((32, 32)) < 0.5, 1e-40, rng.normal(size=(32, 32)))
+    for x in (tiny, straddling.astype(np.float32), mixed.astype(np.float32)):
+        quantize = lambda x: spec.structure(x, spec.grid, pruned=pruned)
+        want = spec.structure(x, spec.grid, pruned=pruned)
+        got = np.asarray(jax.jit(quantize)(x))
+        # Sums end 2 ulp apart; of a subnormal an ulp is 2^-149.
+        np.testing.assert_allclose(got, want, rtol=3e-7, atol=2.0**-147)
+        assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("text", ["quest4/row", "int4/row", "quest2/channel", "int4"])
+def test_gradients_of_empty_arrays_and_batches_are_empty(text):
+    loss = lambda x: bitlaw.fake_quantize(x, text).sum()
+    for shape in [(0, 8), (8, 0), (0, 0)]:
+        assert jax.grad(loss)(jnp.zeros(shape)).shape == shape
+    assert jax.vmap(jax.grad(loss))(jnp.zeros((0, 4, 8))).shape == (0, 4, 8)
+
+
+def test_it_runs_where_jit_is_disabled_and_nans_are_hunted():
+    x = jnp.ones((4, 8))
+    with jax.disable_jit():
+        np.testing.assert_array_equal(bitlaw.fake_quantize(x, "int4/row"), x)
+        jax.grad(lambda x: bitlaw.fake_quantize(x, "quest4/row").sum())(x)
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(bitlaw.fake_quantize(x, "int4/row"), x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"granularity": "foo"}, "granularity must be one of tensor"),
+        ({"granularity": "block"}, "block and tile must suit block, got 0 and 0"),
+        ({"axis": 1}, "axis must be -1 or -2, got 1"),
+    ],
+)
+def test_bad_quantizers_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Quantizer(**fields)

@@ -43,6 +43,8 @@ def test_scales_are_within_2_ulp(name):
         (got,) = through_xla(name, arrays, attributes)
         (want,) = doors.definition(name, arrays, attributes)
         normal = ~(want < 8 * TINY)  # NaN stays in
+        if name == "statistic_scale":
+            normal &= ~(arrays[0] < TINY)
         got, want = np.where(normal, got, 0), np.where(normal, want, 0)
         assert doors.ulps_apart(got, want) <= 2, attributes
 

@@ -158,3 +158,32 @@ def test_64_independent_calls_finish_on_a_small_pool(cores):
     env = os.environ | {"XLA_FLAGS": ""}
     command = [sys.executable, "-c", MANY.format(cores=cores)]
     subprocess.run(command, env=env, check=True, timeout=120)
+
+
+NO_THREADS = """
+import resource
+import numpy as np
+from bitlaw.ops import OPS
+x = np.ones((64, 1, 4096), np.float32)
+run = lambda: OPS["group_statistic"](x, block=4096, statistic="absmax", pruned=False)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), limits[1]))  # no room for a stack
+for _ in range(6):
+    assert (run() == 1).all()
+resource.setrlimit(resource.RLIMIT_AS, limits)
+for _ in range(50):
+    assert (run() == 1).all()
+"""
+
+
+def test_without_room_for_threads_the_caller_does_the_work():
+    env = os.environ | {"BITLAW_THREADS": "8"}
+    subprocess.run([sys.executable, "-c", NO_THREADS], env=env, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "abc", "100000"])
+def test_a_bad_number_of_threads_is_refused_by_name(threads):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        digest(BITLAW_THREADS=threads)
+    assert f"BITLAW_THREADS must be 1 to 1024, got {threads}" in error.value.stderr

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import bitlaw
+from bitlaw.ops import OPS
 
 SPECS = {"int4/row": 0, "quest4/row": 0, "int4/block32": 0, "int4": 1, "quest2": 2}
 
@@ -78,3 +79,26 @@ def test_a_nan_survives_the_maximum_over_devices():
     x[17, 5] = np.nan
     xs = jax.device_put(jnp.asarray(x), NamedSharding(mesh(), P("d", None)))
     assert np.isnan(jax.jit(lambda x: bitlaw.fake_quantize(x, "int4"))(xs)).all()
+
+
+def test_an_output_varies_over_the_mesh_if_any_operand_does():
+    """Else check_vma would take one device's mask for everybody's."""
+    keep = jnp.arange(4, dtype=jnp.int32)
+    x = jnp.ones((1, 64))
+    run = lambda out: jax.shard_map(
+        lambda x, keep: OPS["top_k_mask"](x, keep),
+        mesh=mesh(),
+        in_specs=(P(), P("d")),
+        out_specs=out,
+    )
+    assert run(P("d"))(x, keep).sum(axis=1).tolist() == [0, 1, 3, 7]
+    with pytest.raises(ValueError, match="out_specs"):
+        run(P())(x, keep)
+
+
+def test_a_grid_may_vary_over_the_mesh():
+    spec = bitlaw.QuantSpec.parse("quest4/row")
+    grids = jnp.tile(jnp.asarray(spec.grid), (4, 1))
+    loss = lambda x, grid: spec.structure(x, grid[0]).sum()
+    run = jax.shard_map(jax.grad(loss), mesh=mesh(), in_specs=(P("d"), P("d")), out_specs=P("d"))
+    assert run(jnp.ones((8, 16)), grids).shape == (8, 16)

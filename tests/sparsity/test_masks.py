@@ -67,7 +67,7 @@ def test_keep_may_be_traced_and_one_program_serves_all():
 
 @pytest.mark.parametrize("keep", [-1, 1000])
 def test_keep_outside_the_array_is_refused(keep):
-    with pytest.raises(ValueError, match=rf"keep must be in \[0, 999\], got {keep}"):
+    with pytest.raises(ValueError, match=rf"keep must be a whole number in \[0, 999\], got {keep}"):
         bitlaw.top_k_mask(HARD["normal"].astype(np.float32), keep)
     with pytest.raises(jax.errors.JaxRuntimeError, match=rf"keep must be in .* got {keep}"):
         jax.jit(bitlaw.top_k_mask)(jnp.ones(999), jnp.int32(keep)).bits.block_until_ready()
@@ -100,8 +100,9 @@ def test_2_4_by_hand():
     ("arguments", "message"),
     [
         ((3, 2, -1), "n must be in [1, m] (n:m keeps n of every m), got 3:2"),
-        ((1, 65, -1), "m must divide axis -1 of x, got 65 and (4, 8)"),
+        ((1, 65, -1), "m must be in [1, 64], got 65"),
         ((1, 3, -2), "m must divide axis -2 of x, got 3 and (4, 8)"),
+        ((1, 0, -1), "m must be in [1, 64], got 0"),
         ((1, 2, 5), "axis must be an axis of x, got 5 and (4, 8)"),
     ],
 )
@@ -109,6 +110,14 @@ def test_bad_patterns_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError) as error:
         bitlaw.nm_mask(np.ones((4, 8), np.float32), *arguments)
     assert message in str(error.value)
+
+
+def test_empty_arrays_have_empty_masks():
+    for shape in [(0, 4), (4, 0), (0,)]:
+        x = np.zeros(shape, np.float32)
+        assert int(bitlaw.top_k_mask(x, 0).count()) == 0
+    assert bitlaw.nm_mask(np.zeros((0, 4), np.float32), 2, 4).shape == (0, 4)
+    assert bitlaw.nm_mask(np.zeros((4, 0), np.float32), 2, 4).shape == (4, 0)
 
 
 def test_a_mask_is_a_pytree_of_one_bit_per_weight():

@@ -114,3 +114,27 @@ def test_params_must_be_given():
     p = params()
     with pytest.raises(ValueError, match="params must be given"):
         tx.update(p, tx.init(p))
+
+
+def test_what_is_pruned_does_not_regrow():
+    """A pruned weight's own update may exceed a survivor: it must not come back."""
+    schedule = Cubic(0.5, begin=2, end=60, every=1)
+    tx = pruned(optax.adamw(0.3), schedule)  # large steps, so that survivors cross zero
+    p = params()
+    state, step = tx.init(p), stepper(tx)
+    alive = np.ones(p["a"].shape, bool)
+    for k in range(1, 70):
+        p, state = step(p, state, k)
+        mask = np.asarray(masks_of(state)["a"].to_bool())
+        assert not (mask & ~alive).any(), k
+        alive = mask
+    assert alive.sum() == 192
+
+
+def test_a_schedule_that_begins_at_once_prunes_from_the_first_step():
+    schedule = Cubic(0.9, begin=0, end=10, every=5, initial=0.5)
+    tx = pruned(optax.sgd(0.1), schedule)
+    p = params()
+    state, step = tx.init(p), stepper(tx)
+    p, state = step(p, state, 1)
+    assert int((p["a"] != 0).sum()) == 192

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitlaw.ops import mask, quantize
+from bitlaw.ops.bits import magnitude_bits
+
+GRANULARITIES = ("tensor", "channel", "row", "block", "tile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,18 @@ class Quantizer:
     block: int = 0
     tile: int = 0
     axis: int = -1
+
+    def __post_init__(self):
+        if self.granularity not in GRANULARITIES:
+            names = ", ".join(GRANULARITIES)
+            raise ValueError(f"granularity must be one of {names}, got {self.granularity!r}")
+        wanted = {"block": (True, False), "tile": (True, True)}
+        if (self.block > 0, self.tile > 0) != wanted.get(self.granularity, (False, False)):
+            raise ValueError(
+                f"block and tile must suit {self.granularity}, got {self.block} and {self.tile}"
+            )
+        if self.axis not in (-1, -2):
+            raise ValueError(f"axis must be -1 or -2, got {self.axis}")
 
     def __call__(self, x, grid, *, pruned: bool = False, in_place: bool = False):
         """x on the grid's levels, in x's shape and dtype.
@@ -65,20 +80,20 @@ class Quantizer:
         if self.granularity == "channel":
             return (lines // max(shape[-2], 1), shape[-2], cols), 1
         if self.granularity == "block" and self.axis == -1:
-            self._divides(shape, -1, self.block)
+            _divides("block", self.block, shape, -1)
             return (lines, 1, cols), self.block
-        self._divides(shape, -2, self.block)
+        _divides("block", self.block, shape, -2)
         if self.granularity == "block":
             return (lines // self.block, self.block, cols), 1
-        self._divides(shape, -1, self.tile)
+        _divides("tile", self.tile, shape, -1)
         return (lines // self.block, self.block, cols), self.tile
 
-    @staticmethod
-    def _divides(shape: tuple, axis: int, block: int) -> None:
-        if not shape or shape[axis] % block:
-            raise ValueError(
-                f"block must divide axis {len(shape) + axis} of x, got {block} and {shape}"
-            )
+
+def _divides(name: str, size: int, shape: tuple, axis: int) -> None:
+    if not shape or shape[axis] % size:
+        raise ValueError(
+            f"{name} must divide axis {len(shape) + axis} of x, got {size} and {shape}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,23 +125,27 @@ class _Call:
         return y.reshape(x.shape), bits
 
     def _tensor_scale(self, flat, grid, block: int):
-        """f32[1, 1]: composed of a statistic per row: sharded rows then need one all-reduce."""
+        """f32[1, 1]: composed of a statistic per row: sharded rows then need one all-reduce.
+
+        XLA sees integers, and floats near 1 only: it would flush subnormals and divide inexactly.
+        """
         xp, q = _xp(flat), self.quantizer
         rows = quantize.group_statistic(
             flat, block=block, statistic=q.statistic, pruned=self.pruned
         )
         # Integer bits keep NaN through the maximum, also where XLA splits it over devices.
         largest = rows.view(np.int32).max(initial=0).view(np.float32)
-        s = largest
-        if q.statistic == "rms":
-            unit = xp.where((largest > 0) & (largest < np.inf), largest, np.float32(1))
-            ratio = rows / unit
+        if q.statistic == "absmax":
+            s, unit = largest.reshape(1, 1), xp.ones((1, 1), np.float32)
+        else:
+            ratio, _ = quantize.statistic_ratio(rows, xp.broadcast_to(largest, rows.shape))
             count = xp.full_like(rows, flat.shape[2])
             if self.pruned:
-                count = (flat != 0).sum(axis=(1, 2)).astype(np.float32)[:, None]
+                count = (magnitude_bits(flat) != 0).sum(axis=(1, 2)).astype(np.float32)[:, None]
             total = xp.maximum(count.sum(), np.float32(1))
-            s = xp.where(largest < np.inf, unit * xp.sqrt((ratio * ratio * count).sum() / total), s)
-        return quantize.statistic_scale(s.reshape(1, 1), grid[None])
+            s = xp.sqrt((ratio * ratio * count).sum() / total).reshape(1, 1)
+            _, unit = quantize.statistic_ratio(s, largest.reshape(1, 1))
+        return quantize.statistic_scale(s, unit, grid[None])
 
 
 def _xp(x):
@@ -139,16 +158,19 @@ def _straight_through(call: _Call, x, grid):
 
 
 def _straight_through_fwd(call: _Call, x, grid):
-    return call.forward(x, grid, keep_mask=True)
+    y, bits = call.forward(x, grid, keep_mask=True)
+    return y, (bits, grid)
 
 
-def _straight_through_bwd(call: _Call, bits, g):
+def _straight_through_bwd(call: _Call, saved, g):
     """The gradient where the estimator's bit is 1; the grid gets none."""
+    bits, grid = saved
     if call.quantizer.estimator != "identity":
         shape, _ = call.quantizer.layout(g.shape)
         rows = g.reshape(shape[0] * shape[1], shape[2])
-        g = mask.prune(rows, bits.reshape(rows.shape[0], -1), in_place=True).reshape(g.shape)
-    return g, jnp.zeros(4, jnp.float32)
+        bits = bits.reshape(rows.shape[0], bits.shape[-1])
+        g = mask.prune(rows, bits, in_place=True).reshape(g.shape)
+    return g, jnp.zeros_like(grid)
 
 
 _straight_through.defvjp(_straight_through_fwd, _straight_through_bwd)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from bitlaw.formats.spec import QuantSpec, SpecError
+from bitlaw.formats.spec import QuantSpec, SpecError, exact
 
 # Weights are [in, out]: blocks run along the contraction axis.
 _AXIS = {"w": -2, "a": -1}
@@ -19,7 +19,7 @@ _AXIS = {"w": -2, "a": -1}
 
 @dataclasses.dataclass(frozen=True)
 class SparseSpec:
-    """Unstructured magnitude pruning of every block matrix to `level`, a fraction in (0, 1)."""
+    """Unstructured magnitude pruning of every block matrix to `level`, in [0, 1)."""
 
     level: float
 
@@ -28,7 +28,7 @@ class SparseSpec:
             raise ValueError(f"sparsity must be in [0, 1), got {self.level:g}")
 
     def __str__(self) -> str:
-        return f"{self.level:g}"
+        return exact(self.level)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@
            | identity | clip_rounded | trust                     what the gradient passes
            | full                                                the full integer range
 
-Defaults belong to the format's row; the canonical form omits them. `parse(str(spec)) == spec`.
+Defaults belong to the format's row; the canonical form omits them. `parse(str(spec)) == spec`,
+given the spec's axis, which is the caller's and not in the string.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import re
 
 import numpy as np
 
 from bitlaw.formats.format import FORMATS, Format
-from bitlaw.formats.quantizer import Quantizer
+from bitlaw.formats.quantizer import GRANULARITIES, Quantizer
 from bitlaw.ops.quantize import ESTIMATORS
 
 RULES = ("absmax", "absmax_half", "rms", "gauss_mse")
-GRANULARITIES = ("tensor", "channel", "row", "block", "tile")
 ALIASES = {"gauss": "gauss_mse"}
 _MODS = ["tensor", "channel", "row", "block32", "block16x16", "absmax", "absmax_half", "rms(3)"]
 _MODS += ["gauss_mse", *ESTIMATORS, "full"]
@@ -68,12 +69,14 @@ class QuantSpec:
                 f"rule must be one of {', '.join(RULES)} and estimator one of "
                 f"{', '.join(ESTIMATORS)}, got {self.rule!r} and {self.estimator!r}"
             )
+        if self.axis not in (-1, -2):
+            raise ValueError(f"axis must be -1 or -2, got {self.axis}")
         if self.full and self.row.offset:
             raise ValueError(f"full is for integer formats, got {self.format}")
         if self.full and self.rule == "gauss_mse":
             raise ValueError("gauss_mse has no constant for full-range integers, got full")
-        if (self.rule == "rms") != (self.k > 0):
-            raise ValueError(f"rms must have a factor above 0, as in rms(3), got {self.k}")
+        if (self.rule == "rms") != (self.k > 0) or not math.isfinite(self.k):
+            raise ValueError(f"rms must have a finite factor above 0, as in rms(3), got {self.k}")
         blocks = {"block": self.block >= 1 and not self.tile,
                   "tile": self.block >= 1 and self.tile >= 1}  # fmt: skip
         if not blocks.get(self.granularity, not self.block and not self.tile):
@@ -118,7 +121,7 @@ class QuantSpec:
         size["tile"] = f"/block{self.block}x{self.tile}"
         text = self.format + size.get(self.granularity, f"/{self.granularity}")
         if self.rule == "rms":
-            text += f"/rms({self.k:g})"
+            text += f"/rms({exact(self.k)})"
         elif self.rule != FORMATS[self.format].rule:
             text += f"/{self.rule}"
         if self.estimator != FORMATS[self.format].estimator:
@@ -171,6 +174,11 @@ def _mod(word: str) -> dict | None:
         return {"granularity": "block", "block": int(match[1])}
     if match := re.fullmatch(r"block([1-9]\d*)x([1-9]\d*)", word):
         return {"granularity": "tile", "block": int(match[1]), "tile": int(match[2])}
-    if match := re.fullmatch(r"rms\((\d+\.?\d*|\.\d+)\)", word):
+    if match := re.fullmatch(r"rms\(((\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\)", word):
         return {"rule": "rms", "k": float(match[1])}
     return None
+
+
+def exact(x: float) -> str:
+    """The shortest text that parses to this very number: 3, 0.1, 1e-07."""
+    return repr(float(x)).removesuffix(".0")

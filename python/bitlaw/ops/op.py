@@ -73,10 +73,9 @@ class Op:
         """Outputs of the op, for numpy arrays compiled numpy, for JAX arrays the primitive."""
         attributes, in_place = self._read(attributes)
         if not self.host and any(isinstance(a, jax.Array) for a in arrays):
-            shapes = [jnp.asarray(a) for a in arrays]
-            self.out(*shapes, **attributes)  # errors now, in Python, rather than at lowering
+            self.out(*arrays, **attributes)  # errors now, in Python, rather than at lowering
             # Masks, scales and the straight-through rule have no derivative of their own.
-            arrays = [jax.lax.stop_gradient(a) for a in shapes]
+            arrays = _vary_alike([jax.lax.stop_gradient(jnp.asarray(a)) for a in arrays])
             outs = self.primitive.bind(*arrays, in_place=in_place, **attributes)
         else:
             outs = self.numpy(*arrays, in_place=in_place, **attributes)
@@ -85,6 +84,8 @@ class Op:
     def numpy(self, *arrays, in_place: bool = False, **attributes) -> list[np.ndarray]:
         """The compiled function on numpy arrays; `in_place` overwrites the aliased input."""
         arrays = [np.ascontiguousarray(a) for a in arrays]
+        if in_place and self.alias and not arrays[self.alias[0]].flags.writeable:
+            raise ValueError(f"{self.name} in place must be given a writable array, got read-only")
         outs = [np.empty(o.shape, o.dtype) for o in self.out(*arrays, **attributes)]
         if in_place and self.alias:
             outs[self.alias[1]] = arrays[self.alias[0]]
@@ -116,7 +117,7 @@ class Op:
 
         prim = Primitive(f"bitlaw_{self.name}")
         prim.multiple_results = True
-        prim.def_impl(lambda *arrays, **params: _compiled(prim, tuple(params.items()))(*arrays))
+        prim.def_impl(functools.partial(_run, prim))
         prim.def_abstract_eval(self._abstract)
         batching.primitive_batchers[prim] = functools.partial(_batch, prim)
 
@@ -131,7 +132,7 @@ class Op:
 
     def _abstract(self, *avals, in_place, **attributes):
         del in_place
-        # From an input's aval, so that manual axes and the mesh of shard_map are kept.
+        # From an input's aval, so that the mesh and manual axes of shard_map are kept.
         return [
             avals[0].update(shape=o.shape, dtype=o.dtype, weak_type=False)
             for o in self.out(*avals, **attributes)
@@ -145,6 +146,8 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
         it = Op(definition.__name__, definition, **declaration)
         object.__setattr__(it, "__doc__", definition.__doc__)
         OPS[it.name] = it
+        if not it.host:
+            _ = it.primitive  # now, at import: threads that trace later share one
         return it
 
     return register
@@ -153,6 +156,31 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
 def _as_bits(array: np.ndarray) -> np.ndarray:
     """bfloat16 as uint16, which the binding knows."""
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+
+
+def _vary_alike(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Under shard_map, every operand varying over the mesh axes that any of them varies over.
+
+    Else the outputs, typed by the first operand, might pass for replicated where they are not.
+    """
+
+    def varying(array) -> frozenset:
+        kind = jax.typeof(array)
+        return getattr(getattr(kind, "manual_axis_type", kind), "varying", None) or getattr(
+            kind, "vma", frozenset()
+        )
+
+    axes = frozenset().union(*map(varying, arrays))
+    missing = [tuple(axes - varying(a)) for a in arrays]
+    return [
+        jax.lax.pcast(a, m, to="varying") if m else a for a, m in zip(arrays, missing, strict=True)
+    ]
+
+
+def _run(prim: Primitive, *arrays, **params):
+    """Outside jit an op is a program of its own; also where jit is disabled for debugging."""
+    with jax.disable_jit(False), jax.debug_nans(False):
+        return _compiled(prim, tuple(params.items()))(*arrays)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -171,8 +199,9 @@ def _batch(prim: Primitive, arrays, axes, **params):
             array = jnp.moveaxis(array, axis, 0)
         return array.reshape(size * array.shape[1], *array.shape[2:])
 
+    each = arrays[0].shape[0 if axes[0] is None else int(axes[0] == 0)]  # items of one example
     outs = prim.bind(*(items(a, d) for a, d in zip(arrays, axes, strict=True)), **params)
-    outs = [o.reshape(size, o.shape[0] // size, *o.shape[1:]) for o in outs]
+    outs = [o.reshape(size, each, *o.shape[1:]) for o in outs]
     return outs, [0] * len(outs)
 
 

@@ -60,13 +60,20 @@ def _fake_quantize_out(x, grid, *, block, statistic, estimator, pruned):
     return Shape(x.shape, x.dtype), scale, _mask_shape(x, estimator)
 
 
-def _scale_out(statistic, grid):
+def _ratio_out(statistic, largest):
     if statistic.ndim != 2 or str(statistic.dtype) != "float32":
         raise ValueError(
             f"statistic must be f32[items, groups], got {statistic.dtype}{list(statistic.shape)}"
         )
+    _check_operand("largest", largest, tuple(statistic.shape))
+    return Shape(statistic.shape, np.float32), Shape(statistic.shape, np.float32)
+
+
+def _scale_out(statistic, unit, grid):
+    shape, _ = _ratio_out(statistic, statistic)
+    _check_operand("unit", unit, tuple(statistic.shape))
     _check_operand("grid", grid, (statistic.shape[0], 4))
-    return (Shape(statistic.shape, np.float32),)
+    return (shape,)
 
 
 def _scaled_out(x, scale, grid, *, block, estimator, pruned):
@@ -139,13 +146,25 @@ def _fake_quantize_examples(rng):
             )
 
 
-def _scale_examples(rng):
+def _statistics(rng):
     for shape in [(0, 3), (2, 0), (1, 1), (5, 33), (300, 200)]:
         statistic = np.abs(hard_values(rng, shape))
-        statistic[rng.random(shape) < 0.1] = np.nan
-        statistic[rng.random(shape) < 0.1] = FLT_MAX
-        statistic[rng.random(shape) < 0.1] = np.inf
-        yield (statistic, grids(statistic, INT4, QUEST2, TERNARY)), {}
+        for extreme in (np.nan, np.inf, FLT_MAX, 1e-40, 1e-45):
+            statistic[rng.random(shape) < 0.1] = extreme
+        yield statistic
+
+
+def _ratio_examples(rng):
+    for statistic in _statistics(rng):
+        yield (statistic, statistic.copy()), {}
+        yield (statistic, np.roll(statistic, 1, axis=0)), {}
+
+
+def _scale_examples(rng):
+    for statistic in _statistics(rng):
+        unit = np.ldexp(np.float32(1), rng.integers(-126, 127, statistic.shape))
+        for units in (np.ones_like(statistic), unit.astype(np.float32)):
+            yield (statistic, units, grids(statistic, INT4, QUEST2, TERNARY)), {}
 
 
 def _scaled_examples(rng):
@@ -208,19 +227,46 @@ def group_statistic(x, *, block: int, statistic: str, pruned: bool):
     return unit * xp.sqrt(mean).astype(np.float32)
 
 
+@op(out=_ratio_out, examples=_ratio_examples)
+def statistic_ratio(statistic, largest):
+    """Statistics over a power of two near the largest of them, so that sums of squares are safe.
+
+        unit  = the power of two at or below largest, in [2^-126, 2^126]; 1 where not finite
+        ratio = statistic / unit                                                       exact
+
+    For the root mean square of a tensor, whose rows XLA adds up, maybe over devices: XLA flushes
+    subnormals, and squares of small numbers are subnormal.
+
+    Args:
+        statistic, largest: f32[items, groups]
+
+    Returns:
+        ratio, unit: f32[items, groups]
+    """
+    xp = statistic.__array_namespace__()
+    bits = magnitude_bits(largest) & INFINITY_BITS
+    power = xp.clip(bits.view(np.float32), np.float32(2.0**-126), np.float32(2.0**126))
+    unit = xp.where(bits == INFINITY_BITS, np.float32(1), power)
+    return statistic / unit, unit
+
+
 @op(out=_scale_out, examples=_scale_examples)
-def statistic_scale(statistic, grid):
-    """Scales of statistics: min(statistic / span, FLT_MAX), NaN where the statistic is not finite.
+def statistic_scale(statistic, unit, grid):
+    """Scales of statistics: min(statistic unit / span, FLT_MAX), NaN where that is not finite.
 
     A true division, which XLA's own `x / constant` is not: it multiplies by a reciprocal.
 
     Args:
-        statistic: f32[items, groups]
+        statistic, unit: f32[items, groups]; the statistic is in units of `unit`
         grid: f32[items, 4]: qmin, qmax, offset (not used here), span
+
+    Returns:
+        f32[items, groups]
     """
     xp = statistic.__array_namespace__()
-    scale = xp.minimum(statistic / grid[:, 3, None], FLT_MAX)
-    return xp.where(statistic <= FLT_MAX, scale, np.float32(np.nan))
+    s = statistic * unit
+    scale = xp.minimum(s / grid[:, 3, None], FLT_MAX)
+    return xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
 
 
 @op(out=_scaled_out, examples=_scaled_examples, alias=(0, 0))
@@ -301,7 +347,7 @@ def fake_quantize(x, grid, *, block: int, statistic: str, estimator: str, pruned
         y: like x; scale: f32[items, cols / block]; mask: u8[items, rows, ceil(cols / 8)]
     """
     s = group_statistic.definition(x, block=block, statistic=statistic, pruned=pruned)
-    scale = statistic_scale.definition(s, grid)
+    scale = statistic_scale.definition(s, s.__array_namespace__().ones_like(s), grid)
     y, mask = fake_quantize_scaled.definition(
         x, scale, grid, block=block, estimator=estimator, pruned=pruned
     )

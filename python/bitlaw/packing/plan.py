@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def plan(lengths, capacity: int, *, overflow: str = "error") -> Plan:
     lengths = np.asarray(lengths)
     if lengths.ndim != 1 or (lengths.dtype.kind not in "iu" and lengths.size):
         raise ValueError(f"lengths must be integers [n], got {lengths.dtype}{list(lengths.shape)}")
-    lengths = lengths.astype(np.int64)
+    capacity, lengths = operator.index(capacity), lengths.astype(np.int64)
     if overflow not in ("error", "split"):
         raise ValueError(f"overflow must be error or split, got {overflow!r}")
     if capacity < 1:

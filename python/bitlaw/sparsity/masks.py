@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +61,9 @@ def top_k_mask(x, keep) -> BitMask:
         keep: how many to keep, 0 <= keep <= x.size; under jit it may be traced (then a value
             outside the range fails when the program runs).
     """
-    if not isinstance(keep, jax.core.Tracer) and not 0 <= operator.index(keep) <= x.size:
-        raise ValueError(f"keep must be in [0, {x.size}], got {keep}")
+    known = not isinstance(keep, jax.core.Tracer)
+    if known and (np.asarray(keep).dtype.kind not in "iu" or not 0 <= int(keep) <= x.size):
+        raise ValueError(f"keep must be a whole number in [0, {x.size}], got {keep}")
     xp = jnp if isinstance(x, jax.Array) or isinstance(keep, jax.Array) else np
     count = xp.asarray(keep, dtype=np.int32).reshape(1)
     return BitMask(select.top_k_mask(x.reshape(1, -1), count)[0], tuple(x.shape))
@@ -81,12 +81,15 @@ def nm_mask(x, n: int, m: int, axis: int = -2) -> BitMask:
     """
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis must be an axis of x, got {axis} and {x.shape}")
+    if not 1 <= m <= 64:
+        raise ValueError(f"m must be in [1, 64], got {m}")
     if x.shape[axis] % m:
         raise ValueError(f"m must divide axis {axis} of x, got {m} and {x.shape}")
     axis %= x.ndim
     # [outer, axis, inner]: groups down the rows; the last axis needs no inner.
     last = axis == x.ndim - 1
     outer = math.prod(x.shape[:axis])
-    shape = (1, outer, x.shape[axis]) if last else (1, outer * x.shape[axis], -1)
+    inner = math.prod(x.shape[axis + 1 :])
+    shape = (1, outer, x.shape[axis]) if last else (1, outer * x.shape[axis], inner)
     bits = mask.nm_mask(x.reshape(shape), n=n, m=m, along_rows=not last)
     return BitMask(bits[0], tuple(x.shape))

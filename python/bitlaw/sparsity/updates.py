@@ -52,7 +52,9 @@ def pruned(
     """`tx` with gradual magnitude pruning: after every update pruned weights are exactly zero.
 
     At each step of the schedule a leaf keeps its largest new magnitudes, counted exactly; between
-    updates the mask stays. The moments of `tx` see the dense gradient and are left alone.
+    updates the mask stays. What is pruned does not regrow (the recipe of arXiv:2309.08520). The
+    moments of `tx` see the dense gradient and are left alone. Updates are added by the caller, so a
+    weight that is NaN or infinite stays so, pruned or not.
 
         tx = sparsity.pruned(optax.adamw(1e-3), Cubic(0.75, begin=250, end=750, every=10))
 
@@ -72,11 +74,15 @@ def pruned(
             return _padded(schedule.keep_counts(leaf.size), edge=True)
 
         keeps = jax.tree_util.tree_map_with_path(keep, params)
-        ones = jax.tree.map(
-            lambda k, p: None if k is None else BitMask.ones(p.shape), keeps, params, is_leaf=_none
-        )
+
+        def first(k, p):
+            if k is None:
+                return None
+            return top_k_mask(p, k[0]) if schedule.is_update(0) else BitMask.ones(p.shape)
+
+        masks = jax.tree.map(first, keeps, params, is_leaf=_none)
         steps = _padded(schedule.steps(), edge=False)
-        return PrunedState(jnp.zeros((), jnp.int32), steps, keeps, ones, tx.init(params))
+        return PrunedState(jnp.zeros((), jnp.int32), steps, keeps, masks, tx.init(params))
 
     def update(updates, state, params=None, **extra):
         if params is None:
@@ -90,7 +96,8 @@ def pruned(
 
         def refresh(masks):
             def leaf(k, m, p, u):
-                return None if k is None else top_k_mask(p + u, k[index])
+                # What is pruned competes as zero: its update of this step would revive it.
+                return None if k is None else top_k_mask(m.apply(p + u), k[index])
 
             return jax.tree.map(leaf, state.keep, masks, params, updates, is_leaf=_none)
 
