@@ -38,8 +38,9 @@ class Case:
         make: the op's arrays, made when the case is reached.
         attributes: of the op.
         rivals: name -> function of the arrays that does the same job another way.
-        goal: rival name, or "in-place scale", -> the speed ratio aimed at (at least; for
+        goals: rival name, or "in-place scale", -> the speed ratio aimed at (at least; for
             "in-place scale": time at most this many times a donated x * c).
+        function, definition: (*arrays, in_place) and (*arrays), where more than one op is called.
     """
 
     op: str
@@ -48,6 +49,8 @@ class Case:
     attributes: dict
     rivals: dict[str, Callable]
     goals: dict[str, float]
+    function: Callable | None = None
+    definition: Callable | None = None
 
     @property
     def name(self) -> str:
@@ -69,9 +72,10 @@ def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray) -> tuple:
 
 def _quantize_cases() -> Iterator[Case]:
     n = 4096
+    row = {"in-place scale": 1.4, "definition in place": 1.5, "definition": 1.0}
     for text, estimator, dtype, goals in [
-        ("int4/row", "identity", "float32", {"in-place scale": 1.4, "definition in place": 1.5}),
-        ("int4/block32", "identity", "float32", {"in-place scale": 1.4, "definition in place": 6}),
+        ("int4/row", "identity", "float32", row),
+        ("int4/block32", "identity", "float32", row | {"definition in place": 6.0}),
         ("int4/row", "clip_rounded", "float32", {}),
         ("quest4/row", "trust", "float32", {}),
         ("int4/row", "identity", "bfloat16", {}),
@@ -85,6 +89,37 @@ def _quantize_cases() -> Iterator[Case]:
         label = f"{text} {estimator} {n}x{n} {dtype}"
         make = functools.partial(_quantize_arrays, shape, dtype, spec.grid)
         yield Case("fake_quantize", label, make, attributes, {}, goals)
+
+
+def _tensor_case() -> Case:
+    """The scale of a whole tensor is composed of three ops."""
+    spec, n = QuantSpec.parse("int4"), 4096
+
+    def definition(x, grid):
+        scale = jnp.abs(x).max() / grid[3]
+        return jnp.clip(jnp.rint(x / scale), grid[0], grid[1]) * scale
+
+    return Case(
+        "fake_quantize",
+        f"int4/tensor identity {n}x{n} float32",
+        lambda: (_normal(n, n), spec.grid),
+        {},
+        {},
+        {"in-place scale": 2.0, "definition": 1.0},
+        lambda x, grid, in_place=False: spec.structure(x, grid, in_place=in_place),
+        definition,
+    )
+
+
+def _rest(covered: set[str]) -> Iterator[Case]:
+    """The largest example of every op that has no case of its own."""
+    for name, it in OPS.items():
+        if name not in covered:
+            examples = it.examples(np.random.default_rng(0))
+            size = lambda example: sum(np.size(a) for a in example[0])
+            arrays, attributes = max(examples, key=size)
+            make = functools.partial(tuple, arrays)
+            yield Case(name, "largest example", make, attributes, {}, {})
 
 
 def _mask_cases() -> Iterator[Case]:
@@ -127,9 +162,9 @@ def _host_cases() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     """Every case."""
-    yield from _quantize_cases()
-    yield from _mask_cases()
-    yield from _host_cases()
+    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_host_cases()]
+    yield from own
+    yield from _rest({case.op for case in own})
 
 
 def _on_device(arrays):
@@ -158,13 +193,14 @@ def contenders(case: Case) -> dict[str, Callable[[], None]]:
     if it.host:
         return {"numpy": lambda: it.numpy(*case.arrays, **case.attributes)}
     arrays = _on_device(case.arrays)
-    op = lambda *a: it(*a, **case.attributes)
-    definition = lambda *a: it.definition(*a, **case.attributes)
-    calls = {"fresh": _fresh(jax.jit(op), arrays)}
+    op = case.function or functools.partial(it, **case.attributes)
+    definition = case.definition or functools.partial(it.definition, **case.attributes)
+    calls = {}
+    if it.alias:
+        calls["in place"] = _donated(functools.partial(op, in_place=True), arrays)
+    calls["fresh"] = _fresh(jax.jit(op), arrays)
     calls["definition"] = _fresh(jax.jit(definition), arrays)
     if it.alias:
-        in_place = lambda *a: it(*a, in_place=True, **case.attributes)
-        calls["in place"] = _donated(in_place, arrays)
         calls["definition in place"] = _donated(definition, arrays)
         calls["in-place scale"] = _donated(lambda x: x * x.dtype.type(0.99), arrays[:1])
     for name, rival in case.rivals.items():
@@ -177,6 +213,10 @@ def check(case: Case) -> None:
     """The op equals its definition bit for bit on this very input (2 ulp for sums)."""
     it = OPS[case.op]
     if it.host:  # the naive definition would take hours; tests/ops compares them
+        return
+    if case.function:
+        want = case.function(*case.arrays)
+        np.testing.assert_array_equal(jax.jit(case.function)(*case.arrays), want)
         return
     got = jax.jit(lambda *a: it(*a, **case.attributes))(*_on_device(case.arrays))
     got = list(map(np.asarray, got if isinstance(got, tuple) else (got,)))
@@ -199,12 +239,13 @@ def measure(case: Case, rounds: int = 9) -> dict:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(rounds):
         for name, call in calls.items():
-            if k == 0 or not slow[name]:
+            if k < 3 or not slow[name]:
                 times[name].append(_once(call))
     median = {name: float(np.median(t)) for name, t in times.items()}
     own = next(name for name in ("in place", "fresh", "numpy") if name in median)
     # The first array is read, and written again in place; masks and grids are small beside it.
-    moved = case.arrays[0].nbytes * (2 if own == "in place" else 1)
+    first = case.arrays[0].nbytes if case.arrays else 0
+    moved = first * (2 if own == "in place" else 1)
     row = {"case": case.name, "ms": {n: round(1e3 * t, 3) for n, t in median.items()}}
     row["gbs"] = round(moved / median[own] / 1e9, 1)
     if "in-place scale" in median:

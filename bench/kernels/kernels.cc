@@ -48,7 +48,7 @@ double report(const Options& options, const std::string& name, double bytes, dou
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     if (r) best = std::min(best, took.count());
   }
-  std::printf("%-44s %9.3f ms %7.1f GB/s", name.c_str(), best * 1e3, bytes / best / 1e9);
+  std::printf("%-52s %9.3f ms %7.1f GB/s", name.c_str(), best * 1e3, bytes / best / 1e9);
   if (limit > 0) std::printf("  %5.2fx in-place scale", best * 1e3 / limit);
   std::printf("\n");
   return best * 1e3;
@@ -111,13 +111,13 @@ void masks_of(const Options& o, const Parallel& par, double limit, const char* t
   });
 }
 
-void packing(const Options& o, const Parallel& par) {
+void packing(const Options& o, const Parallel& par, double limit) {
   std::mt19937 random(0);
   std::lognormal_distribution<double> draw(6, 1);
   std::vector<int64_t> lengths(1000000), row(lengths.size()), start(lengths.size());
   for (auto& l : lengths) l = std::clamp<int64_t>(static_cast<int64_t>(draw(random)), 1, 2048);
   const auto n = static_cast<int64_t>(lengths.size());
-  report(o, "first_fit_decreasing 1M lengths", 24.0 * n, 1.0, [&] {
+  report(o, "first_fit_decreasing 1M lengths", 24.0 * n, limit, [&] {
     first_fit_decreasing(par, {lengths.data(), {n}}, {row.data(), {n}}, {start.data(), {n}},
                          {2048});
   });
@@ -140,5 +140,5 @@ int main(int argc, char** argv) {
   quantize_rows_of<bfloat16>(options, par, limit, "bfloat16");
   masks_of<float>(options, par, limit, "float32");
   masks_of<bfloat16>(options, par, limit, "bfloat16");
-  packing(options, par);
+  packing(options, par, limit);
 }

@@ -132,11 +132,11 @@ struct QuantizeGroups {
       for (int64_t i = b * n; i < (b + 1) * n; i += kPiece) {
         const int64_t m = kBlock ? n : (b + 1) * n - i < kPiece ? (b + 1) * n - i : kPiece;
         for (int64_t p = 0; p < m; p += 64 / static_cast<int64_t>(sizeof(T)))
-          __builtin_prefetch(reinterpret_cast<const void*>(
-              reinterpret_cast<uintptr_t>(x) + (groups * n + i + p) * sizeof(T)));
-        map_group<T, kEstimator, kPruned>(
-            x + i, y + i, kEstimator == Estimator::identity ? nullptr : flags + i, m, scale_in[b],
-            inv, g);
+          __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
+                                                           (groups * n + i + p) * sizeof(T)));
+        map_group<T, kEstimator, kPruned>(x + i, y + i,
+                                          kEstimator == Estimator::identity ? nullptr : flags + i,
+                                          m, scale_in[b], inv, g);
       }
     }
     if constexpr (kEstimator != Estimator::identity) pack_flags(flags, mask, groups * n);
@@ -404,8 +404,7 @@ inline void statistic_scale(const Parallel&, View<const float, 2> statistic,
                             View<float, 2> scale) {
   const int64_t groups = statistic.shape[1];
   for (int64_t i = 0; i < statistic.size(); ++i)
-    scale.data[i] =
-        scale_of(statistic.data[i] * unit.data[i], grid.data[4 * (i / groups) + 3]);
+    scale.data[i] = scale_of(statistic.data[i] * unit.data[i], grid.data[4 * (i / groups) + 3]);
 }
 
 template <class T>
