@@ -42,7 +42,7 @@ class NumpySource {
         view.data = static_cast<const Element*>(array.data());
       else
         view.data = static_cast<Element*>(const_cast<py::array&>(array).mutable_data());
-      for (int i = 0; i < Param<P>::rank; ++i) view.shape[i] = array.shape(i);
+      set_shape(view, [&](int64_t i) { return array.shape(i); }, array.ndim());
       return view;
     } else {
       return attributes<P>(attrs_);
@@ -54,7 +54,7 @@ class NumpySource {
       if (Param<P>::is_input ? at_in_ >= in_.size() : at_out_ >= out_.size()) return false;
       const py::array& array = next<P>();
       return py::isinstance<py::array_t<NumpyElement<typename Param<P>::Element>>>(array) &&
-             array.ndim() == Param<P>::rank;
+             takes_rank<P>(array.ndim());
     }
     return true;
   }

@@ -23,6 +23,18 @@ struct Param<View<E, R>> {
   using Element = std::remove_const_t<E>;
 };
 
+// An array of one axis less is taken for items of one row: [items, cols] for [items, rows, cols].
+template <class P>
+constexpr bool takes_rank(int64_t rank) {
+  return rank == Param<P>::rank || (Param<P>::rank == 3 && rank == 2);
+}
+template <class P, class Dims>
+void set_shape(P& view, const Dims& dims, int64_t rank) {
+  const bool one_row = rank == Param<P>::rank - 1;
+  for (int64_t i = 0; i < rank; ++i) view.shape[i + (one_row && i > 0)] = dims(i);
+  if (one_row) view.shape[1] = 1;
+}
+
 template <auto fn>
 struct Signature;
 template <class... P, void (*fn)(const Parallel&, P...)>

@@ -49,7 +49,8 @@ class XlaSource {
     if constexpr (Param<P>::is_view) {
       const ffi::AnyBuffer buffer = next<P>();
       P view{static_cast<decltype(view.data)>(buffer.untyped_data()), {}};
-      for (int i = 0; i < Param<P>::rank; ++i) view.shape[i] = buffer.dimensions()[i];
+      const auto dims = buffer.dimensions();
+      set_shape(view, [&](int64_t i) { return dims[i]; }, static_cast<int64_t>(dims.size()));
       return view;
     } else {
       return attributes<P>(attrs_);
@@ -61,7 +62,7 @@ class XlaSource {
       if (Param<P>::is_input ? in_ >= args_.size() : out_ >= rets_.size()) return false;
       const ffi::AnyBuffer buffer = next<P>();
       return buffer.element_type() == kXlaType<typename Param<P>::Element> &&
-             buffer.dimensions().size() == Param<P>::rank;
+             takes_rank<P>(static_cast<int64_t>(buffer.dimensions().size()));
     }
     return true;
   }

@@ -44,7 +44,7 @@ A scheme says what is compressed, and how:
 Start with:
 
   bitlaw reproduce --preset smoke   under a minute: does everything work here?
-  bitlaw reproduce                  about 10 minutes on 2 cores: first multipliers
+  bitlaw reproduce                  about 7 minutes on 2 cores: first multipliers
   bitlaw train --scheme s=0.5       one small model, half of it pruned"""
 
 
@@ -56,13 +56,27 @@ class UsageError(Exception):
 def checked() -> Iterator[None]:
     """Turns the ValueError of a check on the user's arguments into exit code 2.
 
-    Only checks go inside: a ValueError from anywhere else is a defect of ours and keeps its
-    traceback.
+    Only what judges the user's input goes inside: a ValueError from anywhere else is a defect of
+    ours and keeps its traceback.
     """
     try:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _check_schemes(argument: str, texts: Sequence[str]) -> None:
+    """Raises UsageError, in one line, for the first text that is no scheme."""
+    from bitlaw.formats import Scheme
+
+    for text in texts:
+        try:
+            Scheme.parse(text)
+        except ValueError as error:  # its lines: what, the text, carets, the nearest
+            what, *below = str(error).splitlines()
+            hints = [line.strip() for line in below if line.lstrip().startswith("nearest:")]
+            nearest = f" ({hints[0]})" if hints else ""
+            raise UsageError(f"{argument}: {what} in {text!r}{nearest}") from error
 
 
 def _source(data: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -84,13 +98,15 @@ class Reproduce:
     """
 
     preset: Literal["smoke", "quick", "cpu"] = "quick"
-    """smoke: under a minute. quick: about 10 minutes on 2 cores. cpu: about 2 hours on 2 cores."""
+    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu: about 2 hours on 2 cores."""
 
     out: Path = Path("study")
-    """Folder for the rows, the fit and the report. Finished runs found there are kept."""
+    """Folder for the rows, the fit and the report. Finished runs of the same build and data found
+    there are kept."""
 
     jobs: int = 0
-    """Worker processes, each on one core; 0 is one per core."""
+    """Worker processes, each of one thread; 0 is one per core that this process may use, or fewer
+    if its container's CPU quota is less."""
 
     schemes: tuple[str, ...] = ()
     """Compressions to measure instead of the preset's; dense is always added."""
@@ -104,6 +120,7 @@ class Reproduce:
         with checked():
             if self.jobs < 0:
                 raise ValueError(f"jobs must be at least 0, got {self.jobs}")
+            _check_schemes("schemes", self.schemes)
             plan = reproduce.plan_preset(self.preset, self.schemes, _source(self.data))
         outcome = reproduce.reproduce(plan, self.out, self.jobs)
         if outcome.failures:
@@ -125,12 +142,11 @@ class Report:
     """A folder that `bitlaw reproduce` has written."""
 
     def run(self) -> int:
-        from bitlaw import laws
         from bitlaw.studies import report
 
         with checked():
-            laws.read_runs(self.dir / "runs.csv")
-        print(report.write(self.dir))
+            table = report.write(self.dir)
+        print(table)
         print(f"fit      {self.dir / 'fit.json'}\nreport   {self.dir / 'report.html'}")
         return 0
 
@@ -164,6 +180,7 @@ class Train:
         from bitlaw.studies import reproduce
 
         with checked():
+            _check_schemes("scheme", [self.scheme])
             model = reproduce.Size(self.width, self.depth).model
             point = reproduce.point(self.scheme, model, self.tokens, self.seed)
             plan = reproduce.plan_runs([point], _source(self.data))
@@ -234,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"bitlaw: {text}", file=sys.stderr)
+    print(f"bitlaw: {' '.join(map(str.strip, text.splitlines()))}", file=sys.stderr)
     return code
 
 

@@ -109,7 +109,8 @@ def _scales(x, spec):
     if spec.granularity == "tensor":
         return jnp.full(x.shape, jnp.sqrt(jnp.mean(x * x)) / spec.grid[3])
     s = one(x.reshape(shape)) / spec.grid[3]
-    s = jnp.repeat(s, block, axis=1)[:, None, :]
+    s = jnp.repeat(s, block, axis=1)
+    s = s[:, None, :] if len(shape) == 3 else s
     return jnp.broadcast_to(s, shape).reshape(x.shape)
 
 

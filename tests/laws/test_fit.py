@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from bitlaw import laws
+from bitlaw.laws import Runs, diagnose, interval, solve
+from bitlaw.laws.fit import _ranks
+from bitlaw.laws.interval import Resamples
 from laws.synthetic import BUDGETS, COEFFICIENTS, EFFS, SIZES, add_noise, quick_rows, quick_runs
 
 
@@ -34,17 +37,29 @@ def test_every_number_has_a_status_and_intervals_hold_their_estimate():
         assert entry.status == ("ok",)
         if entry.scheme != "dense":
             assert entry.low < entry.eff < entry.high
-            assert entry.mdd > (entry.high - entry.low) / 2  # power costs more than the level
+            half = np.log(entry.high / entry.low) / 2
+            assert entry.mdd == pytest.approx(np.expm1(half * (1.6449 + 0.8416) / 1.6449), rel=1e-3)
             slope, low, high = entry.trend
             assert low < slope < high
 
 
-def test_ranks_differ_only_where_intervals_separate():
+def test_ranks_differ_only_where_paired_differences_are_above_zero():
+    rng = np.random.default_rng(0)
+    log_eff = np.array([0.0, -0.3, -0.4, -0.4001])
+    shared = 0.5 * rng.standard_normal((400, 1))  # wider than any difference: marginals overlap
+    drawn = log_eff + shared + 0.01 * rng.standard_normal((400, 4))
+    draws = Resamples(drawn, drawn, drawn, "", None)
+    assert _ranks(log_eff, drawn, draws, 0.9) == [1, 1, 2, 2]
+    wider = Resamples(drawn, drawn, drawn, "", None, widening=10.0)
+    assert _ranks(log_eff, drawn, wider, 0.9) == [1, 1, 1, 1]
+    unpaired = log_eff + 0.5 * rng.standard_normal((400, 4))
+    assert _ranks(log_eff, unpaired, draws, 0.9) == [1, 1, 1, 1]
+
+
+def test_ranks_of_a_fit_follow_eff():
     fit = fitted(add_noise(quick_rows(), np.random.default_rng(0), 0.006, 0.0))
-    entries = fit.schemes[1:]
-    for one in entries:
-        assert one.rank == 1 + sum(other.low > one.high for other in entries)
-    assert len({entry.rank for entry in entries}) > 1
+    ranks = [entry.rank for entry in fit.schemes[1:]]
+    assert ranks[0] == 1 and ranks == sorted(ranks) and len(set(ranks)) > 1
 
 
 def test_a_record_survives_json():
@@ -127,6 +142,82 @@ def test_a_scheme_that_always_diverged_has_no_number():
         "unidentified: no converged run",
         "conditional on convergence (0 of 9)",
     )
+
+
+@pytest.mark.parametrize(
+    ("lost", "dense", "other"),
+    [
+        (
+            lambda row: True,
+            ("unidentified: no converged run", "conditional on convergence (0 of 18)"),
+            ("no number: dense unidentified: no converged run",),
+        ),
+        (
+            lambda row: row["run_id"] == "dense-6144-524288-0",
+            ("conditional on convergence (17 of 18)",),
+            ("conditional on convergence of dense (17 of 18)",),
+        ),
+    ],
+)
+def test_no_scheme_is_ok_where_dense_diverged(lost, dense, other):
+    rows = [
+        row | ({"status": "diverged", "loss": ""} if row["scheme"] == "dense" and lost(row) else {})
+        for row in quick_rows()
+    ]
+    for entry in fitted(rows).schemes:
+        assert entry.status == (dense if entry.scheme == "dense" else other)
+
+
+def test_no_scheme_is_ok_where_the_law_is_unidentified():
+    rows = quick_rows(sizes=(6144, 57600), budgets=BUDGETS[:2], effs={"dense": 1.0}, seeds=1)
+    fit = fitted(rows)
+    assert fit.status == ("unidentified: 4 runs for 5 parameters",)
+    assert fit.scheme("dense").status == ("no number: law unidentified",)
+
+
+def test_a_wide_interval_is_hardly_bounded_and_detects_nothing():
+    fit = fitted(add_noise(quick_rows(), np.random.default_rng(0), 0.08, 0.5))
+    for entry in fit.schemes[1:]:
+        reach = max(entry.high / entry.eff, entry.eff / entry.low)
+        doubted = {"hardly bounded", "interval unbounded"} & set(entry.status)
+        assert bool(doubted) == (reach > 4)
+        assert entry.mdd is None or entry.mdd <= 1
+    assert any("hardly bounded" in entry.status for entry in fit.schemes)
+    assert any(entry.mdd is None for entry in fit.schemes[1:])
+
+
+def interaction_t(strength, seed, **design):
+    """t of log N x log D in a noisy quick table whose log losses hold ``strength`` times it."""
+    rows = quick_rows(**design)
+    n0, d0 = (np.exp(np.mean(np.log([r[k] for r in rows]))) for k in ("n_params", "d_tokens"))
+    for row in rows:
+        z = np.log(row["n_params"] / n0) * np.log(row["d_tokens"] / d0)
+        row["loss"] *= np.exp(strength * z)
+    runs = Runs.from_rows(add_noise(rows, np.random.default_rng(seed), 0.008, 0.5, 0.2))
+    names, log_loss = runs.schemes(), np.log(runs.loss)
+    design = diagnose.design_of(runs, names)
+    theta = solve.fit_one(design, log_loss, 0.01)
+    draws = interval.resample(runs, design, theta, 0.01, 20)
+    return diagnose.interaction(runs, design, theta, log_loss, draws)
+
+
+@pytest.mark.parametrize("seeds", [None, 4])  # noise of the parametric and the cluster bootstrap
+def test_residuals_with_an_interaction_are_a_misfit(seeds):
+    t = np.array([interaction_t(0.0, seed, seeds=seeds) for seed in range(50)])
+    assert np.mean(np.abs(t) > diagnose.MISFIT) <= 0.04
+    assert np.std(t) > 0.4  # a statistic that never moves would pass too
+    with_one = [interaction_t(0.03, seed, seeds=seeds) for seed in range(5)]
+    assert min(map(abs, with_one)) > diagnose.MISFIT
+    assert max(with_one) < 0  # the law predicts too little where both are large
+
+
+def test_a_misfit_is_a_status_of_the_fit():
+    rows = quick_rows()
+    for row in rows:
+        z = np.log(row["n_params"] / 13824) * np.log(row["d_tokens"] / 2**20)
+        row["loss"] *= np.exp(0.03 * z)
+    fit = fitted(add_noise(rows, np.random.default_rng(0), 0.004, 0.5))
+    assert any(status.startswith("misfit: residuals vary with log N") for status in fit.status)
 
 
 def test_an_irreducible_loss_of_zero_is_a_bound_hit():

@@ -6,9 +6,10 @@ import pytest
 from bitlaw.laws import interval, solve
 from bitlaw.laws.diagnose import design_of
 from bitlaw.laws.fit import delta_from_replicates
+from bitlaw.laws.runs import ordered
 from laws.synthetic import EFFS, QUICK, quick_runs
 
-TRUTH = np.log(list(EFFS.values()))
+TRUTH = np.log([EFFS[name] for name in ordered(EFFS)])
 
 
 def coverage(draws, resamples, seed, **table):

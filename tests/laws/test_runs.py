@@ -13,6 +13,14 @@ def changed(**values):
     return rows
 
 
+def test_schemes_come_in_one_order_whatever_the_order_of_the_rows():
+    names = ["w=quest10/channel", "s=0.75", "dense", "w=quest2/channel", "s=0.5"]
+    rows = [row | {"scheme": name, "run_id": name} for row in quick_rows()[:1] for name in names]
+    expected = ["dense", "s=0.5", "s=0.75", "w=quest2/channel", "w=quest10/channel"]
+    assert Runs.from_rows(rows).schemes() == expected
+    assert Runs.from_rows(rows[::-1]).schemes() == expected
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

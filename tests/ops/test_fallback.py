@@ -58,8 +58,9 @@ def test_values_are_equal_but_at_rounding_boundaries(name):
             doors.definition(name, arrays, attributes),
         )
         scale = want[1] if name == "fake_quantize" else arrays[1]
-        step = np.repeat(scale, block, axis=1)[:, None, :].astype(np.float64)
-        offset = grid[:, 2, None, None]
+        step, offset = np.repeat(scale, block, axis=1).astype(np.float64), grid[:, 2, None]
+        if x.ndim == 3:
+            step, offset = step[:, None, :], offset[:, None]
         with np.errstate(all="ignore"):
             v = x.astype(np.float64) / step - offset
             # A rounding boundary is a half-integer; 4 ulp of the quotient, or of what it adds to.

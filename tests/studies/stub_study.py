@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,6 +105,7 @@ STUDY = Study(
     cost=lambda job: job.seconds * len(job.runs),
     program=lambda job: job.runs[0].scheme,
     label=lambda run: f"{run.scheme} D={run.d_tokens} seed={run.seed}",
+    columns=lambda run: {**asdict(run), "n_params": 100},
 )
 
 

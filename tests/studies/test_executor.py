@@ -16,6 +16,8 @@ import stub_study
 from stub_study import Job, Run
 
 from bitlaw.studies import rows
+from bitlaw.studies.display import Plain
+from bitlaw.studies.executor import Executor
 from bitlaw.studies.process import available_cores
 from bitlaw.studies.schedule import Task, choose
 from bitlaw.studies.worker import environment
@@ -250,6 +252,53 @@ def test_a_corrupt_row_is_named_set_aside_and_done_again(tmp_path, undisturbed, 
     assert table(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"loss": "abc"}, "loss must be a finite positive number, got 'abc'"),
+        ({"loss": -1.0}, "loss must be a finite positive number, got -1.0"),
+        ({"loss": float("nan")}, "loss must be a finite positive number, got nan"),
+        ({"loss": None}, "loss must be a finite positive number, got None"),
+        ({"status": "diverged"}, "loss must be null when diverged"),
+        ({"status": "fine"}, "status must be ok or diverged, got 'fine'"),
+        ({"scheme": "s=0.25"}, "scheme must be "),
+        ({"n_params": 101}, "n_params must be 100, got 101"),
+        ({"d_tokens": 11}, "d_tokens must be "),
+        ({"seed": 9}, "seed must be "),
+        ({"status": ...}, "status missing"),
+    ],
+)
+def test_a_row_that_says_something_else_than_its_run_is_done_again(
+    tmp_path, capfd, change, complaint
+):
+    job = stub_study.jobs()[:1]
+    stub_study.study(tmp_path, job)
+    undisturbed, hurt = table(tmp_path), row_files(tmp_path)[0]
+    altered = json.loads(hurt.read_text()) | change
+    hurt.write_text(json.dumps({k: v for k, v in altered.items() if v is not ...}))
+    capfd.readouterr()
+    stub_study.study(tmp_path, job)
+    (warning,) = [x for x in capfd.readouterr().err.splitlines() if x.startswith("warning: ")]
+    assert complaint in warning and "the run is done again" in warning
+    assert hurt.with_name(hurt.name + ".corrupt").exists()
+    assert table(tmp_path) == undisturbed
+
+
+def test_a_diverged_row_without_a_loss_is_finished(tmp_path):
+    stub_study.study(tmp_path, stub_study.jobs()[:1])
+    path = row_files(tmp_path)[0]
+    row = json.loads(path.read_text()) | {"status": "diverged", "loss": None}
+    path.write_text(json.dumps(row))
+    run = {name: row[name] for name in ("scheme", "n_params", "d_tokens", "seed")}
+    assert rows.read_finished(tmp_path, {path.stem: run}) == ({path.stem: row}, [])
+
+
+def test_workers_are_pinned_when_the_affinity_mask_gave_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 7})
+    cores = [Executor(None, None, tmp_path, n, Plain()).cores for n in (2, 3, 4)]
+    assert cores == [[None] * 2, [1, 3, 7], [None] * 4]
+
+
 def test_a_folder_that_cannot_be_written_is_refused_at_the_door(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(rows.StudyError, match="out must be a folder that can be written, got "):
@@ -272,7 +321,9 @@ def test_a_disk_that_fills_up_ends_the_study_with_one_line_and_keeps_the_rows(
         fsync(fd)
 
     monkeypatch.setattr(rows.os, "fsync", full_after_ten)
-    with pytest.raises(rows.StudyError, match=r"cannot write .*No space left on device; finished"):
+    with pytest.raises(
+        rows.StudyError, match=r"cannot write .*No space .* kept, make room and run"
+    ):
         stub_study.study(tmp_path, stub_study.jobs())
     monkeypatch.undo()
     kept = row_files(tmp_path)
@@ -289,6 +340,15 @@ def test_a_full_disk_is_refused_at_the_door(tmp_path):
             stub_study.study(tmp_path, stub_study.jobs())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_folder_that_is_read_only_is_not_told_to_make_room(tmp_path, monkeypatch):
+    def refuses(source, target):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(rows.os, "replace", refuses)
+    with pytest.raises(rows.StudyError, match=r"Read-only .* kept, make the folder writable and"):
+        rows.write_atomic(tmp_path / "row.json", "{}")
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):

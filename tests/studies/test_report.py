@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from bitlaw import laws
-from bitlaw.studies import report
+from bitlaw.studies import figures, report
+from bitlaw.studies.rows import StudyError
 from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
 
 QUICK = {"resamples": 20}
@@ -48,7 +49,7 @@ def test_a_report_is_the_record_the_page_and_the_figure(quick):
 def test_the_page_stands_alone_and_says_what_it_must(quick):
     page = (quick[0] / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figure>") == 5
+    assert page.count("<figure>") == page.count('alt="Figure ') == 5
     for phrase in (
         "measurements, not reproductions",
         "weights of the block matrices",
@@ -83,6 +84,42 @@ def test_a_table_that_identifies_little_still_has_a_report(tmp_path, design):
     text = report.write(study(tmp_path, noisy(**design)), **QUICK)
     assert (tmp_path / "report.html").exists()
     assert ("unidentified: one size" in text) == ("sizes" in design)
+
+
+def test_a_fit_without_numbers_leaves_no_old_figure(tmp_path):
+    (tmp_path / "figure.png").write_bytes(b"of an earlier fit")
+    report.write(study(tmp_path, noisy(sizes=SIZES[:1])), **QUICK)
+    assert not (tmp_path / "figure.png").exists()
+
+
+def test_a_figure_that_cannot_be_written_is_a_study_error(tmp_path):
+    (tmp_path / "figure.png.partial").mkdir()
+    with pytest.raises(StudyError, match=r"cannot write .*figure\.png"):
+        report.write(study(tmp_path, noisy()), **QUICK)
+
+
+def test_colours_and_source_numbers_do_not_depend_on_the_order_of_schemes():
+    names = list(EFFS)
+    assert figures.colors(names) == figures.colors(names[::-1])
+    assert laws.published.sources(names) == laws.published.sources(names[::-1])
+
+
+def test_published_values_outside_the_interval_are_named(quick):
+    fit = laws.Fit.from_dict(json.loads((quick[0] / "fit.json").read_text()))
+    line = next(line for line in quick[1].splitlines() if line.startswith("Published values out"))
+    for entry in fit.schemes[1:]:
+        values = [p.value for p in laws.published.effective(entry.scheme)]
+        outside = [v for v in values if not entry.low <= v <= entry.high]
+        assert (f"{entry.scheme}: " in line) == bool(outside)
+        assert all(f"{value:.2f} [" in line for value in outside)
+
+
+def test_statuses_of_the_fit_are_explained(tmp_path):
+    rows = quick_rows(coefficients={"a": 4.9, "b": 0.1, "c": 70.0, "d": 0.36, "e": -0.5})
+    text = report.write(study(tmp_path, rows), **QUICK)
+    assert "bound hit: e = 0" in text
+    for place in (text, (tmp_path / "report.html").read_text()):
+        assert "b and e trade off" in place
 
 
 def test_a_lost_scheme_and_a_diverged_run_are_in_the_table(tmp_path):

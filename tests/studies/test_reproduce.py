@@ -26,14 +26,14 @@ def contents(name: str) -> Counter:
 def test_quick_is_the_pilot_grid_and_one_size_more():
     schemes = ["dense", "w=quest4/channel", "w=quest2/channel", "w=quest4/channel a=quest4/row"]
     expected = {
-        (str(Scheme.parse(scheme)), size, budget): 2 if scheme == "dense" else 1
+        (str(Scheme.parse(scheme)), size, budget): 1 if size == 57600 else 2
         for scheme in [*schemes, "s=0.5", "s=0.75"]
         for size in (6144, 13824, 36864, 57600)
         for budget in (2**19, 2**20, 2**21)
         if (size, budget) != (57600, 2**19)  # 9 tokens per parameter
     }
     assert contents("quick") == expected
-    assert sum(expected.values()) == 77
+    assert sum(expected.values()) == 120
 
 
 def test_cpu_is_the_two_hour_grid():
@@ -103,15 +103,17 @@ def test_grids_share_a_program_and_structures_do_not():
     assert len({program_of(scheme, depth) for scheme in schemes for depth in (1, 2)}) == 8
 
 
-def test_the_build_changes_with_any_source_file_and_nothing_else(tmp_path, monkeypatch):
+def test_the_build_is_of_what_computes_a_row(tmp_path, monkeypatch):
     before = build_id()
     assert build_id() == before
-    assert "studies/run.py" in files()
+    assert {"studies/run.py", "studies/worker.py", "models/lm.py", "train/loop.py"} <= set(files())
     assert any(name.startswith("_core") for name in files())
-    assert not any("__pycache__" in name for name in files())
-    changed = tmp_path / "run.py"
-    changed.write_bytes(files()["studies/run.py"].read_bytes() + b"\n")
-    altered = files() | {"studies/run.py": changed}
+    packages = {name.partition("/")[0] for name in files() if "/" in name}
+    assert packages == {"ops", "formats", "sparsity", "packing", "models", "train", "studies"}
+    assert sum(name.startswith("studies/") for name in files()) == 2  # no report, no executor
+    changed = tmp_path / "lm.py"
+    changed.write_bytes(files()["models/lm.py"].read_bytes() + b"\n")
+    altered = files() | {"models/lm.py": changed}
     monkeypatch.setattr("bitlaw.studies.build.files", lambda: altered)
     assert build_id() != before
 
@@ -157,6 +159,30 @@ def test_failed_runs_that_prevent_the_fit_are_no_traceback(tmp_path, monkeypatch
     assert "no fit, because of the failed runs" in capsys.readouterr().out
 
 
+def test_runs_that_cannot_be_fitted_are_kept_and_one_line(tmp_path, monkeypatch):
+    plan = reproduce.Plan(tuple(PRESETS["smoke"].runs()), "stdlib", "sha", "build", ())
+    results = {one.id("sha", "build"): finished(one) | {"loss": "abc"} for one in plan.runs}
+    monkeypatch.setattr(reproduce, "execute", lambda *_: Outcome(results, ()))
+    with pytest.raises(rows.StudyError, match=r"no fit: .*loss must be a number, got 'abc'"):
+        reproduce.reproduce(plan, tmp_path)
+    assert (tmp_path / "runs.csv").exists()
+
+
+def test_a_row_says_what_its_run_says(tmp_path):
+    one = PRESETS["smoke"].runs()[0]
+    assert reproduce.columns(one) == {
+        "scheme": "dense",
+        "n_params": 768,
+        "n_total": 768 + 24 + 2 * 256 * 8,
+        "d_tokens": 2**16,
+        "seed": 0,
+    }
+
+
+def test_one_is_singular():
+    assert [reproduce.counted(n, "job") for n in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
 def smoke(out, *arguments: str) -> subprocess.Popen:
     """The real thing, as a user starts it."""
     return subprocess.Popen(
@@ -176,22 +202,47 @@ def table_of(out) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.slow
-def test_smoke_killed_five_times_ends_in_the_same_table_bit_for_bit(tmp_path):
+# One size of the smoke preset with the real trainer, but no fit, which would need two sizes.
+SMALLEST = """
+import sys
+from pathlib import Path
+from bitlaw.studies import reproduce, rows
+preset = reproduce.PRESETS["smoke"]
+small = reproduce.Preset(preset.sizes[:1], (2**14, 2**15), ("dense", "s=0.5"))
+out = Path(sys.argv[1])
+with rows.opened(out):
+    outcome = reproduce.execute(reproduce.plan_runs(small.runs()[:3]), out)
+    rows.write_runs(out, outcome.rows.values())
+"""
+
+
+def smallest(out) -> subprocess.Popen:
+    """A trunk with two budgets and a pruned run, in a process that can be killed."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SMALLEST, str(out)],
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_study_killed_five_times_ends_in_the_same_table_bit_for_bit(tmp_path):
     began = time.monotonic()
-    undisturbed = smoke(tmp_path / "undisturbed")
-    output, _ = undisturbed.communicate()
+    output, _ = (process := smallest(tmp_path / "undisturbed")).communicate()
     seconds = time.monotonic() - began
-    assert undisturbed.returncode == 0, output
+    assert process.returncode == 0, output
+    expected = table_of(tmp_path / "undisturbed")
+    assert len(expected) == 3 and all(float(row["loss"]) > 1 for row in expected)
     moments = random.Random(0)
     for _ in range(5):
-        process = smoke(tmp_path / "killed")
-        time.sleep(moments.uniform(0.1, 0.6) * seconds)
+        process = smallest(tmp_path / "killed")
+        time.sleep(moments.uniform(0.3, 0.8) * seconds)
         process.kill()
         process.communicate()
-    output, _ = (process := smoke(tmp_path / "killed")).communicate()
+    output, _ = (process := smallest(tmp_path / "killed")).communicate()
     assert process.returncode == 0, output
-    assert table_of(tmp_path / "killed") == table_of(tmp_path / "undisturbed")
+    assert table_of(tmp_path / "killed") == expected
 
 
 @pytest.mark.slow

@@ -47,6 +47,26 @@ def test_the_split_is_by_name_and_new_documents_move_no_other(folder, corpus, tm
     assert [i for i in range(60) if data._is_validation(f"{i}.txt")] == HELD_OUT
 
 
+def test_copies_of_a_document_are_dropped_wherever_they_are(folder, corpus, tmp_path):
+    for copy in ("a", "b"):
+        (tmp_path / copy).mkdir()
+        for path in folder.iterdir():
+            (tmp_path / copy / path.name).write_bytes(path.read_bytes())
+    once = data.load([tmp_path / "a"], context=16, validation_bytes=256)
+    assert once.sha256 == corpus.sha256
+    reversed_ = data.load([tmp_path / "b", tmp_path / "a"], context=16, validation_bytes=256)
+    assert reversed_.sha256 == corpus.sha256
+    # Under the names a/... and b/... the split is another, but each document is in one part once.
+    twice = data.load([tmp_path], context=16, validation_bytes=64)
+    for part, held_out in ((twice.train, False), (twice.validation, True)):
+        assert texts(part) == sorted(
+            piece
+            for path in folder.iterdir()
+            if data._is_validation(f"a/{path.name}") is held_out
+            for piece in pieces(path.read_bytes(), corpus.context + 1)
+        )
+
+
 def test_the_fingerprint_covers_names_and_bytes(folder, corpus, tmp_path):
     def fingerprint():
         return data.load([tmp_path], context=16, validation_bytes=256).sha256
@@ -81,7 +101,7 @@ def test_lines_of_jsonl_are_documents(folder, corpus, tmp_path):
 def test_every_epoch_visits_every_row_once_in_another_order(corpus):
     rows = len(corpus.train["tokens"])
     steps = -(-2 * rows // 7)
-    visited = corpus.train_batches(0, 7, 0, steps)["inputs"].reshape(-1, 16)
+    visited = corpus.train_batches(0, 7, 0, steps, salt=0)["inputs"].reshape(-1, 16)
     first, second = visited[:rows], visited[rows : 2 * rows]
     assert rows % 7  # the first epoch ends inside a batch
     everything = sorted(map(bytes, corpus.train["tokens"][:, :-1]))
@@ -90,11 +110,13 @@ def test_every_epoch_visits_every_row_once_in_another_order(corpus):
 
 
 def test_order_depends_on_the_seed_and_not_on_how_it_is_asked_for(corpus):
-    whole = corpus.train_batches(0, 4, 0, 90)
-    parts = [corpus.train_batches(0, 4, begin, begin + 30) for begin in (0, 30, 60)]
+    whole = corpus.train_batches(0, 4, 0, 90, salt=768)
+    parts = [corpus.train_batches(0, 4, begin, begin + 30, salt=768) for begin in (0, 30, 60)]
     for name, array in whole.items():
         assert np.array_equal(array, np.concatenate([part[name] for part in parts]))
-    assert not np.array_equal(whole["inputs"], corpus.train_batches(1, 4, 0, 90)["inputs"])
+    for seed, salt in ((1, 768), (0, 3072)):
+        other = corpus.train_batches(seed, 4, 0, 90, salt=salt)
+        assert not np.array_equal(whole["inputs"], other["inputs"])
 
 
 def test_validation_batches_are_fixed_and_from_the_validation_rows(corpus):
@@ -117,10 +139,12 @@ def test_more_than_four_epochs_warns_and_more_than_sixteen_is_refused(corpus):
 
 
 def test_bad_data_is_named(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"data must be readable, got .*none\.txt"):
+    with pytest.raises(ValueError, match=r"data must exist, got .*none\.txt"):
         data.load([tmp_path / "none.txt"])
     with pytest.raises(ValueError, match=r"data must be \.txt or \.jsonl files or folders"):
         data.load([tmp_path])
+    with pytest.raises(ValueError, match=r"data must be stdlib alone, .* got stdlib one\.txt"):
+        data.load(["stdlib", "one.txt"])
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="got 0 and 0 bytes in 0 documents"):
         data.load([tmp_path])

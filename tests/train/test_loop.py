@@ -54,6 +54,22 @@ def test_training_lowers_the_loss(scheme, corpus):
     assert seen[-1][3] < 0.7 * np.log(256)
 
 
+def test_schemes_of_one_size_see_one_order_of_the_data_and_sizes_their_own(corpus, monkeypatch):
+    salts, seen = [], []
+
+    def spied(self, *arguments, salt):
+        salts.append(salt)
+        return batches(self, *arguments, salt=salt)
+
+    batches = type(corpus).train_batches
+    monkeypatch.setattr(type(corpus), "train_batches", spied)
+    for changes in ({}, {"scheme": W4A4}, {"model": dataclasses.replace(MODEL, depth=2)}):
+        trained(recipe(**changes), corpus, [2])
+        seen.append(set(salts))
+        salts.clear()
+    assert seen == [{768}, {768}, {1536}]
+
+
 def test_chunks_change_no_bit(corpus):
     rates = np.full(20, 1e-2, np.float32)
     ends = []
@@ -61,7 +77,7 @@ def test_chunks_change_no_bit(corpus):
         state = step.fresh_state(0, MODEL, None)
         losses = []
         for begin, end in itertools.pairwise(cuts):
-            batches = corpus.train_batches(0, 4, begin, end)
+            batches = corpus.train_batches(0, 4, begin, end, salt=0)
             state, some = step.train_chunk(state, batches, rates[begin:end], MODEL, Structure(), {})
             losses.extend(some)
         ends.append((state, losses))

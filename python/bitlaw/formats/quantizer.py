@@ -60,7 +60,8 @@ class Quantizer:
             x: f32 or bf16 array, numpy or JAX.
             grid: f32[4]: qmin, qmax, offset, span (`QuantSpec.grid`).
             pruned: exact zeros are pruned weights: they stay zero and take no part in scales.
-            in_place: x's memory may be reused; pays where x is donated or not used again.
+            in_place: x's memory may be reused: pays where x is donated or not used again, and has
+                two axes (XLA copies around a reshape).
         """
         if str(x.dtype) not in ("float32", "bfloat16"):
             raise ValueError(f"x must be float32 or bfloat16, got {x.dtype}")
@@ -69,19 +70,19 @@ class Quantizer:
             return _straight_through(call, x, jnp.asarray(grid))
         return call.forward(np.asarray(x), np.asarray(grid, np.float32), keep_mask=False)[0]
 
-    def layout(self, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
-        """([items, rows, cols], block) of the ops for an array of this shape."""
+    def layout(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """([items, rows, cols] or [items, cols], block) of the ops for an array of this shape."""
         cols = shape[-1] if shape else 1
         lines = math.prod(shape[:-1])
         if self.granularity in ("tensor", "row"):
-            return (lines, 1, cols), max(cols, 1)
+            return (lines, cols), max(cols, 1)
         if len(shape) < 2 and not (self.granularity == "block" and self.axis == -1):
             raise ValueError(f"x must have at least 2 axes for {self.granularity}, got {shape}")
         if self.granularity == "channel":
             return (lines // max(shape[-2], 1), shape[-2], cols), 1
         if self.granularity == "block" and self.axis == -1:
             _divides("block", self.block, shape, -1)
-            return (lines, 1, cols), self.block
+            return (lines, cols), self.block
         _divides("block", self.block, shape, -2)
         if self.granularity == "block":
             return (lines // self.block, self.block, cols), 1
@@ -114,7 +115,7 @@ class _Call:
         common = {"block": block, "pruned": self.pruned, "in_place": self.in_place}
         if q.granularity == "tensor":
             scale = self._tensor_scale(flat, grid, block)
-            scale = _xp(x).broadcast_to(scale, (shape[0], shape[2] // block))
+            scale = _xp(x).broadcast_to(scale, (shape[0], shape[-1] // block))
             y, bits = quantize.fake_quantize_scaled(
                 flat, scale, grids, estimator=estimator, **common
             )
@@ -139,9 +140,9 @@ class _Call:
             s, unit = largest.reshape(1, 1), xp.ones((1, 1), np.float32)
         else:
             ratio, _ = quantize.statistic_ratio(rows, xp.broadcast_to(largest, rows.shape))
-            count = xp.full_like(rows, flat.shape[2])
+            count = xp.full_like(rows, flat.shape[-1])
             if self.pruned:
-                count = (magnitude_bits(flat) != 0).sum(axis=(1, 2)).astype(np.float32)[:, None]
+                count = (magnitude_bits(flat) != 0).sum(axis=1).astype(np.float32)[:, None]
             total = xp.maximum(count.sum(), np.float32(1))
             s = xp.sqrt((ratio * ratio * count).sum() / total).reshape(1, 1)
             _, unit = quantize.statistic_ratio(s, largest.reshape(1, 1))
@@ -167,9 +168,10 @@ def _straight_through_bwd(call: _Call, saved, g):
     bits, grid = saved
     if call.quantizer.estimator != "identity":
         shape, _ = call.quantizer.layout(g.shape)
-        rows = g.reshape(shape[0] * shape[1], shape[2])
+        rows = g.reshape(math.prod(shape[:-1]), shape[-1])
         bits = bits.reshape(rows.shape[0], bits.shape[-1])
-        g = mask.prune(rows, bits, in_place=True).reshape(g.shape)
+        # In place only where nothing was reshaped: else XLA would copy, twice.
+        g = mask.prune(rows, bits, in_place=rows.shape == g.shape).reshape(g.shape)
     return g, jnp.zeros_like(grid)
 
 

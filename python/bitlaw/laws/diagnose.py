@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitlaw.laws import solve
-from bitlaw.laws.interval import Resamples
+from bitlaw.laws import interval, solve
+from bitlaw.laws.interval import COMPONENTS, Resamples
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 
@@ -16,6 +16,8 @@ SMALLEST_SPREAD = 4.0  # of tokens per parameter
 HELD_EXPONENTS = (0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5)
 ALIGNED = 0.9  # correlation of log N and log D above which D = kN nearly
 FLAT = 2.706  # 90 % point of chi-squared with one degree of freedom
+NEAR_BEST = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)  # of the best b
+MISFIT = 3.0  # |t| of a pattern in the residuals that noise does not explain
 FLAT_RATIO = 4.0  # an exponent known to less than this factor lies in a flat valley
 
 
@@ -81,7 +83,13 @@ def unidentified_law(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple
 
 
 def statuses(
-    runs: Runs, design: Design, theta: Array, log_loss: Array, delta: float, at_b: Sequence[AtB]
+    runs: Runs,
+    design: Design,
+    theta: Array,
+    log_loss: Array,
+    delta: float,
+    at_b: Sequence[AtB],
+    draws: Resamples,
 ) -> tuple[str, ...]:
     """Every reason to doubt the fit as a whole, or ("ok",)."""
     found = []
@@ -97,13 +105,57 @@ def statuses(
     for name, profile in profiles.items():
         inside = [value for value, excess in profile if excess < FLAT]
         if inside and inside[-1] >= FLAT_RATIO * inside[0]:
-            found.append(f"flat valley: {name} from {inside[0]:g} to {inside[-1]:g} fits as well")
+            found.append(
+                f"flat valley: {name} from {inside[0]:.2g} to {inside[-1]:.2g} fits as well"
+            )
     correlation = np.corrcoef(np.log(runs.n_params), np.log(runs.d_tokens))[0, 1]
     if correlation > ALIGNED:
         found.append(
             f"ill-conditioned: D = kN nearly (correlation {correlation:.3f} of log N, log D)"
         )
+    t = interaction(runs, design, theta, log_loss, draws)
+    if abs(t) > MISFIT:
+        found.append(f"misfit: residuals vary with log N x log D (t = {t:.1f})")
     return tuple(found) or ("ok",)
+
+
+def interaction(
+    runs: Runs, design: Design, theta: Array, log_loss: Array, draws: Resamples
+) -> float:
+    """t of a term log(N / N0) log(D / D0) added to the law; 0 where the runs do not tell.
+
+    The law has no such term, so its coefficient is noise if the law holds. It is estimated on the
+    residuals by generalised least squares, all parameters of the law free to follow (linearised):
+
+        t = z' P r / sqrt(s^2 z' P z),   P = V^-1 - V^-1 X (X' V^-1 X)^-1 X' V^-1
+
+    with V the noise model of `interval` at its mean shares. After a cluster bootstrap, which has no
+    such model, V = 1 and the variance of z' P r is the sum of squares over the units. Neither knows
+    of noise that schemes share at one budget alone (the batches of one cool-down), hence MISFIT.
+    """
+    fitted, jacobian = solve.log_jacobian(design, theta[None])
+    z, residual = design.log_n * design.log_d, fitted[0] - log_loss
+    x = jacobian[0] / np.linalg.norm(jacobian[0], axis=0)
+    stacked = np.column_stack([x, z, residual])
+    unit, p = interval.units(runs), x.shape[1]
+    if draws.shares is None:
+        gram = stacked.T @ stacked
+    else:
+        shares = np.array([[draws.shares[name] for name in COMPONENTS]])
+        shares = np.maximum(shares, [0, 0, 1e-3])  # the run's own share keeps V regular
+        gram = interval.whitened_gram(shares, stacked, interval.component_labels(runs), unit)[0][0]
+    beta = np.linalg.lstsq(gram[:p, :p], gram[:p, p:], rcond=1e-12)[0]
+    (zz, zr), (_, rr) = gram[p:, p:] - gram[:p, p:].T @ beta
+    freedom = len(runs) - p - 1
+    if freedom < 1 or zz < 1e-6 * gram[p, p]:
+        return 0.0
+    if draws.shares is None:
+        free_z = z - x @ beta[:, 0]
+        score = free_z * (residual - x @ beta[:, 1] - free_z * zr / zz)
+        spread = draws.widening * np.linalg.norm(np.bincount(unit, score))
+        return float(zr / max(spread, 1e-6 * np.sqrt(zz)))
+    variance = max((rr - zr**2 / zz) / freedom, 1e-12)  # 1e-6 of noise: as in `_excess`
+    return float(zr / np.sqrt(variance * zz))
 
 
 def _excess(design: Design, theta: Array, other: Array, log_loss: Array, delta: float) -> float:
@@ -119,13 +171,15 @@ def _excess(design: Design, theta: Array, other: Array, log_loss: Array, delta: 
 def eff_against_b(
     design: Design, log_loss: Array, delta: float, theta: Array, names: Sequence[str]
 ) -> tuple[AtB, ...]:
-    """The fit repeated with b held at each of HELD_EXPONENTS, and the fit itself among them.
+    """The fit repeated with b held at HELD_EXPONENTS and around its best, the fit among them.
 
     The published pitfall: QuEST's W4A4 eff goes from .69 to .60 as b goes from .063 to .20.
     """
     rows = []
     best = float(theta[-2])
-    for b in sorted({*HELD_EXPONENTS, best}):
+    near = (best * factor for factor in NEAR_BEST)
+    smallest, largest = solve.EXPONENTS
+    for b in sorted({*HELD_EXPONENTS, best, *(b for b in near if smallest <= b <= largest)}):
         there = theta if b == best else solve.fit_one(design, log_loss, delta, b=b)
         effs = np.exp(solve.log_eff(design, there[None])[0])
         excess = _excess(design, theta, there, log_loss, delta)

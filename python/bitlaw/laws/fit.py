@@ -27,6 +27,8 @@ DEFAULT_DELTA = 0.01  # 1 % of the loss: about the seed noise of a small model
 HUBER_EFFICIENCY = 1.345  # delta in standard deviations: 95 % efficient on normal noise
 POWER = 0.8  # of the minimum detectable difference
 UNBOUNDED = math.log(1e4)  # |log eff| beyond which the end of an interval says nothing
+HARDLY_BOUNDED = math.log(4)  # distance of an end of an interval from log eff that says little
+LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
 def fit(
@@ -73,11 +75,13 @@ def fit(
         excluded=_excluded(runs, doubts),
         flagged=tuple(runs.run_id[flagged].tolist()),
         status=diagnose.unidentified_law(used, doubts),
-        schemes=tuple(_entry(runs, name, reasons) for name, reasons in doubts.items()),
+        schemes=_entries(runs, doubts),
         params={},
         intervals={},
     )
-    if not record.status:
+    if record.status:
+        record = replace(record, schemes=_without_law(record.schemes))
+    else:
         record = _fitted(record, used, names, resamples, seed)
     if flagged.any() and (runs.scheme[~flagged] == "dense").any():
         rest = fit(runs[~flagged], law, level, resamples, delta, seed)
@@ -114,13 +118,42 @@ def _excluded(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[tuple[
     return tuple(reasons)
 
 
-def _entry(runs: Runs, name: str, reasons: tuple[str, ...]) -> SchemeFit:
-    """The entry of a scheme before any number is known."""
-    diverged = runs.diverged[runs.scheme == name]
-    total, converged = len(diverged), int((~diverged).sum())
-    if converged < total:
-        reasons = (*reasons, f"conditional on convergence ({converged} of {total})")
-    return SchemeFit(name, total, converged, reasons or ("ok",))
+def _entries(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[SchemeFit, ...]:
+    """The entries of the schemes before any number is known, dense first."""
+    entries = []
+    for name, reasons in doubts.items():
+        diverged = runs.diverged[runs.scheme == name]
+        total, converged = len(diverged), int((~diverged).sum())
+        if converged < total:
+            reasons = (*reasons, f"conditional on convergence ({converged} of {total})")
+        if entries and 0 < entries[0].converged < entries[0].runs:
+            lost = f"({entries[0].converged} of {entries[0].runs})"
+            reasons = (*reasons, f"conditional on convergence of dense {lost}")
+        entries.append(SchemeFit(name, total, converged, reasons or ("ok",)))
+    return tuple(entries)
+
+
+def _without_law(entries: tuple[SchemeFit, ...]) -> tuple[SchemeFit, ...]:
+    """The entries where no law could be fitted: none of them is ok."""
+    dense, *others = entries
+    why = "law unidentified"
+    if dense.status[0].startswith("unidentified"):
+        why = f"dense {dense.status[0]}"
+    elif dense.status == ("ok",):
+        dense = replace(dense, status=(f"no number: {why}",))
+    return (
+        dense,
+        *(
+            replace(
+                entry,
+                status=(
+                    *(reason for reason in entry.status if reason != "ok"),
+                    f"no number: {why}",
+                ),
+            )
+            for entry in others
+        ),
+    )
 
 
 def _ranked(entries: list[SchemeFit]) -> tuple[SchemeFit, ...]:
@@ -140,7 +173,7 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
     numbers = dict(zip(names, _numbers(runs, design, theta, draws, record.level), strict=True))
     return replace(
         record,
-        status=diagnose.statuses(runs, design, theta, log_loss, delta, at_b),
+        status=diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws),
         schemes=_ranked([_with_numbers(entry, numbers) for entry in record.schemes]),
         params=_params(design, theta),
         intervals=_param_intervals(design, draws, record.level),
@@ -178,11 +211,14 @@ def _numbers(
 ) -> list[dict]:
     """The numbers of each scheme's entry, and under "doubts" what is wrong with them."""
     log_eff = solve.log_eff(design, theta[None])[0]
-    low, high = draws.interval(log_eff, solve.log_eff(design, draws.theta), level)
+    drawn = solve.log_eff(design, draws.theta)
+    low, high = draws.interval(log_eff, drawn, level)
+    rank = _ranks(log_eff, drawn, draws, level)
     unbounded = (high > UNBOUNDED) | (low < -UNBOUNDED)
+    wide = np.maximum(high - log_eff, log_eff - low) > HARDLY_BOUNDED
     log_eff, low, high = (np.clip(x, -UNBOUNDED, UNBOUNDED) for x in (log_eff, low, high))
     z = stats.norm.ppf((1 + level) / 2)
-    detectable = (high - low) / 2 * (z + stats.norm.ppf(POWER)) / z
+    detectable = np.expm1((high - low) / 2 * (z + stats.norm.ppf(POWER)) / z)
     trend = diagnose.trend(runs, design, theta, draws, level)
     dense = {"eff": 1.0, "doubts": ()}
     return [dense] + [
@@ -190,16 +226,30 @@ def _numbers(
             "eff": math.exp(log_eff[k]),
             "low": math.exp(low[k]),
             "high": math.exp(high[k]),
-            "mdd": math.exp(log_eff[k]) * math.expm1(detectable[k]),
+            "mdd": float(detectable[k]) if detectable[k] <= LARGEST_DETECTABLE else None,
             "trend": trend[k],
-            "rank": 1 + int(np.sum(low[1:] > high[k])),
+            "rank": rank[k],
             "doubts": (
                 *(["bound hit: eff"] if theta[k] <= solve.SMALLEST_AMPLITUDE else []),
                 *(["interval unbounded"] if unbounded[k] else []),
+                *(["hardly bounded"] if wide[k] and not unbounded[k] else []),
             ),
         }
         for k in range(1, design.schemes)
     ]
+
+
+def _ranks(log_eff: Array, drawn: Array, draws: Resamples, level: float) -> list[int]:
+    """1 + how many compressions have a paired difference to this one wholly above 0.
+
+    A difference of two log effs is taken within each resample, where dense and the noise that two
+    schemes share cancel; its interval is that of every other number. Dense (scheme 0) has no part.
+    """
+    ranks = [1]
+    for k in range(1, len(log_eff)):
+        low, _ = draws.interval(log_eff - log_eff[k], drawn - drawn[:, k : k + 1], level)
+        ranks.append(1 + int(np.sum(np.delete(low, [0, k]) > 0)))
+    return ranks
 
 
 def _with_numbers(entry: SchemeFit, numbers: Mapping[str, dict]) -> SchemeFit:

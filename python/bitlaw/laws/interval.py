@@ -148,7 +148,7 @@ def share_likelihood(
     stacked = np.column_stack([jacobian, residual])
     largest = int(np.bincount(unit).max())
     pieces = np.array_split(shares, 1 + len(shares) * largest**2 // 5_000_000)  # to fit in memory
-    parts = [_whitened_gram(piece, stacked, groups, unit) for piece in pieces]
+    parts = [whitened_gram(piece, stacked, groups, unit) for piece in pieces]
     gram, log_det = (np.concatenate(column) for column in zip(*parts, strict=True))
     parameters = jacobian.shape[1]
     information, cross = gram[:, :-1, :-1], gram[:, :-1, -1:]
@@ -165,7 +165,7 @@ def share_likelihood(
     return shares, probability / probability.sum(), quadratic
 
 
-def _whitened_gram(
+def whitened_gram(
     shares: Array, stacked: Array, groups: list[NDArray[np.int64]], unit: NDArray[np.int64]
 ) -> tuple[Array, Array]:
     """stacked' V^-1 stacked and log|V| for each row of shares, summed over the units."""

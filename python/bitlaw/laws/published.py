@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bitlaw.laws.runs import ordered
+
 QUEST = "QuEST, arXiv:2502.05003"
 CAPACITY = "arXiv:2506.01863"
 UNIFIED = "arXiv:2502.16440, second-hand (as summarised by a third party; granularity not public)"
@@ -59,8 +61,11 @@ def effective(scheme: str) -> list[Published]:
 
 
 def sources(schemes: Iterable[str]) -> list[str]:
-    """The sources of these schemes' multipliers, each once; a table numbers them by their place."""
-    return list(dict.fromkeys(p.source for scheme in schemes for p in effective(scheme)))
+    """The sources of these schemes' multipliers, each once; a table numbers them by their place.
+
+    The place depends on the set of schemes alone, not on their order.
+    """
+    return list(dict.fromkeys(p.source for scheme in ordered(schemes) for p in effective(scheme)))
 
 
 def _scheme(w: int = 16, a: int = 16, s: float = 0.0) -> str:

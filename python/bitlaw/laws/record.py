@@ -21,10 +21,12 @@ class SchemeFit:
     status     ("ok",), or every reason to doubt the numbers
     eff        effective parameter multiplier; 1 for dense, by definition
     low, high  ends of its interval at the fit's level; None for dense
-    mdd        minimum detectable difference: the smallest difference from ``eff`` that this design
-               tells apart at the fit's level in 80 % of repetitions
+    mdd        minimum detectable difference: the smallest difference from dense that this design
+               tells apart at the fit's level in 80 % of repetitions, exp((z + z_power) s) - 1 with
+               s the half-width of the interval of log eff over z; None above 1
     trend      d log eff / d log(D / N), and its interval: 0 where the law's constant eff holds
-    rank       1 + the number of compressions whose interval lies wholly above this one's
+    rank       1 + the number of compressions whose log eff less this one's, paired within each
+               resample, has an interval wholly above 0
     """
 
     scheme: str

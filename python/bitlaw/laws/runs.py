@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -47,9 +48,8 @@ class Runs:
         return Runs(**{name: column[rows] for name, column in vars(self).items()})
 
     def schemes(self) -> list[str]:
-        """The schemes of the table, dense first, the others in order of appearance."""
-        seen = dict.fromkeys(self.scheme.tolist())
-        return sorted(seen, key=lambda scheme: scheme != "dense")
+        """The schemes of the table in `ordered`'s order, whatever the order of its rows."""
+        return ordered(self.scheme.tolist())
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, object]]) -> Runs:
@@ -75,6 +75,16 @@ class Runs:
             present = sorted({str(record["scheme"]) for record in records})
             raise ValueError(f"runs must include the scheme 'dense' (the baseline), got {present}")
         return cls(**{name: np.array([r[name] for r in records]) for name in records[0]})
+
+
+def ordered(schemes: Iterable[str]) -> list[str]:
+    """The schemes, each once: dense first, the others by name with numbers by their value."""
+
+    def key(scheme: str) -> tuple:
+        pieces = re.split(r"(\d+(?:\.\d+)?)", scheme)
+        return scheme != "dense", [float(x) if k % 2 else x for k, x in enumerate(pieces)], scheme
+
+    return sorted(set(schemes), key=key)
 
 
 def read_runs(path: str | Path) -> Runs:

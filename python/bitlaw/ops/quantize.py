@@ -2,7 +2,8 @@
 
 Arrays are [items, rows, cols] and `block` columns over all rows of an item share a scale. That one
 layout is every granularity: a scale per row is items of one row and block = cols; blocks along a
-row, block = 32; a scale per column, block = 1; a tile, rows and block both above 1.
+row, block = 32; a scale per column, block = 1; a tile, rows and block both above 1. Items of one
+row may come as [items, cols]: a reshape before an op costs it the chance to work in place.
 
 A grid is four numbers per item: levels (code + offset) * scale for whole codes qmin..qmax, and
 span, how many steps the statistic covers: scale = statistic / span. `bitlaw.formats` makes grids
@@ -22,13 +23,13 @@ STATISTICS = ("absmax", "rms")
 ESTIMATORS = ("identity", "clip_rounded", "trust")
 
 
-def _check(x, block: int, rank: int = 3) -> None:
-    if x.ndim != rank:
-        raise ValueError(f"x must be [items, rows, cols], got shape {x.shape}")
+def _check(x, block: int) -> None:
+    if x.ndim not in (2, 3):
+        raise ValueError(f"x must be [items, rows, cols] or [items, cols], got shape {x.shape}")
     if str(x.dtype) not in ("float32", "bfloat16"):
         raise ValueError(f"x must be float32 or bfloat16, got {x.dtype}")
-    if block < 1 or x.shape[2] % block:
-        raise ValueError(f"block must divide axis 2 of x, got {block} and {x.shape}")
+    if block < 1 or x.shape[-1] % block:
+        raise ValueError(f"block must divide the last axis of x, got {block} and {x.shape}")
 
 
 def _check_operand(name: str, array, shape: tuple) -> None:
@@ -44,14 +45,14 @@ def _check_choice(name: str, value: str, choices: tuple) -> None:
 def _mask_shape(x, estimator: str) -> Shape:
     """One bit per element, rows starting on a byte; nothing for the identity."""
     _check_choice("estimator", estimator, ESTIMATORS)
-    cols = 0 if estimator == "identity" else bytes_of_bits(x.shape[2])
-    return Shape((x.shape[0], x.shape[1], cols), np.uint8)
+    cols = 0 if estimator == "identity" else bytes_of_bits(x.shape[-1])
+    return Shape((*x.shape[:-1], cols), np.uint8)
 
 
 def _statistic_out(x, *, block, statistic, pruned):
     _check(x, block)
     _check_choice("statistic", statistic, STATISTICS)
-    return (Shape((x.shape[0], x.shape[2] // block), np.float32),)
+    return (Shape((x.shape[0], x.shape[-1] // block), np.float32),)
 
 
 def _fake_quantize_out(x, grid, *, block, statistic, estimator, pruned):
@@ -78,7 +79,7 @@ def _scale_out(statistic, unit, grid):
 
 def _scaled_out(x, scale, grid, *, block, estimator, pruned):
     _check(x, block)
-    _check_operand("scale", scale, (x.shape[0], x.shape[2] // block))
+    _check_operand("scale", scale, (x.shape[0], x.shape[-1] // block))
     _check_operand("grid", grid, (x.shape[0], 4))
     return Shape(x.shape, x.dtype), _mask_shape(x, estimator)
 
@@ -116,6 +117,9 @@ def _arrays(rng):
         x = hard_values(rng, shape)
         yield x, block
         yield x.astype(ml_dtypes.bfloat16), block
+    x = hard_values(rng, (48, 1000))
+    yield x, 8
+    yield x.astype(ml_dtypes.bfloat16), 1000
     poison = rng.normal(size=(40, 1, 2048)).astype(np.float32)
     poison[3, 0, 2047], poison[17, 0, 5], poison[30, 0, 0] = np.nan, np.inf, -np.inf
     yield poison, 2048
@@ -169,7 +173,7 @@ def _scale_examples(rng):
 
 def _scaled_examples(rng):
     for i, (x, block) in enumerate(_arrays(rng)):
-        scale = rng.lognormal(size=(x.shape[0], x.shape[2] // block)).astype(np.float32)
+        scale = rng.lognormal(size=(x.shape[0], x.shape[-1] // block)).astype(np.float32)
         attributes = {"block": block, "estimator": ESTIMATORS[i % 3], "pruned": i % 4 == 0}
         yield (x, scale, grids(x, INT4, QUEST2)), attributes
 
@@ -179,7 +183,7 @@ def _scaled_examples(rng):
 
 def _groups(x, block: int):
     """f32[items, rows, groups, block]."""
-    items, rows, cols = x.shape
+    items, cols, rows = x.shape[0], x.shape[-1], x.shape[1] if x.ndim == 3 else 1
     return x.astype(np.float32).reshape(items, rows, cols // block, block)
 
 
@@ -197,7 +201,7 @@ def group_statistic(x, *, block: int, statistic: str, pruned: bool):
     NaN or infinite where an element is.
 
     Args:
-        x: f32 or bf16 [items, rows, cols]
+        x: f32 or bf16 [items, rows, cols], or [items, cols] for items of one row
         block: columns per group; must divide cols.
         statistic: "absmax" or "rms".
         pruned: exact zeros are pruned weights and are not counted.
@@ -287,7 +291,7 @@ def fake_quantize_scaled(x, scale, grid, *, block: int, estimator: str, pruned: 
     A NaN scale gives NaN for its whole group, and mask bits of 0.
 
     Args:
-        x: f32 or bf16 [items, rows, cols]
+        x: f32 or bf16 [items, rows, cols], or [items, cols] for items of one row
         scale: f32[items, cols / block]
         grid: f32[items, 4]: qmin, qmax, offset, span (not used here)
         block: columns that share a scale; must divide cols.
@@ -295,7 +299,7 @@ def fake_quantize_scaled(x, scale, grid, *, block: int, estimator: str, pruned: 
         pruned: exact zeros are pruned weights and stay zero.
 
     Returns:
-        y: like x; mask: u8[items, rows, ceil(cols / 8)], bits of a row in order (cols 0: identity)
+        y: like x; mask: u8, x's shape but ceil(cols / 8) bytes for cols (none: identity)
     """
     groups = _groups(x, block)
     xp = groups.__array_namespace__()
@@ -311,7 +315,7 @@ def fake_quantize_scaled(x, scale, grid, *, block: int, estimator: str, pruned: 
         y = xp.where(magnitude_bits(groups) == 0, np.float32(0), y)
     y = y.reshape(x.shape).astype(x.dtype)
     if estimator == "identity":
-        return y, xp.zeros((*x.shape[:2], 0), dtype=np.uint8)
+        return y, xp.zeros((*x.shape[:-1], 0), dtype=np.uint8)
     keep = xp.abs((v if estimator == "trust" else rounded) - code) <= np.float32(0.5)
     return y, pack_flags(keep.reshape(x.shape))
 
@@ -339,12 +343,12 @@ def fake_quantize(x, grid, *, block: int, statistic: str, estimator: str, pruned
         y     = fake_quantize_scaled(x, scale)
 
     Args:
-        x: f32 or bf16 [items, rows, cols]
+        x: f32 or bf16 [items, rows, cols], or [items, cols] for items of one row
         grid: f32[items, 4]: qmin, qmax, offset, span
         block, statistic, estimator, pruned: as of the two ops above.
 
     Returns:
-        y: like x; scale: f32[items, cols / block]; mask: u8[items, rows, ceil(cols / 8)]
+        y: like x; scale: f32[items, cols / block]; mask as above
     """
     s = group_statistic.definition(x, block=block, statistic=statistic, pruned=pruned)
     scale = statistic_scale.definition(s, s.__array_namespace__().ones_like(s), grid)

@@ -7,30 +7,38 @@ from pathlib import Path
 
 import bitlaw
 
-# Besides our own files these decide the bits of a loss.
-ARITHMETIC = ("jax", "jaxlib", "numpy", "optax")
+# What computes a row. What hands out the work, fits and reports is left out, so that a change
+# there does not discard finished runs.
+COMPUTING = (
+    "ops/**/*.py",
+    "formats/**/*.py",
+    "sparsity/**/*.py",
+    "packing/**/*.py",
+    "models/**/*.py",
+    "train/**/*.py",
+    "studies/run.py",
+    "studies/worker.py",
+)
+ARITHMETIC = ("jax", "jaxlib", "numpy", "optax")  # besides our own files these decide the bits
 
 
 def files() -> dict[str, Path]:
-    """The package's Python files and compiled modules, by their name inside the package.
+    """The Python files and the compiled module that compute a row, by name inside the package.
 
     An editable install keeps the compiled module elsewhere, so it is looked up by its import name.
     """
     found = {
         path.relative_to(root).as_posix(): path
         for root in map(Path, bitlaw.__path__)
-        for pattern in ("*.py", "*.so")
-        for path in sorted(root.rglob(pattern))
+        for pattern in COMPUTING
+        for path in root.glob(pattern)
     }
-    for name in ("_core", "_cuda"):
-        spec = importlib.util.find_spec(f"bitlaw.{name}")
-        if spec and spec.origin:
-            found[Path(spec.origin).name] = Path(spec.origin)
-    return found
+    core = Path(importlib.util.find_spec("bitlaw._core").origin)
+    return found | {core.name: core}
 
 
 def build_id() -> str:
-    """The version and a digest of all installed code that computes a row: "0.1.0+1a2b3c4d5e6f".
+    """The version and a digest of the installed code that computes a row: "0.1.0+1a2b3c4d5e6f".
 
     digest = sha256 over (name, sha256 of content) of `files()` and the versions of ARITHMETIC
     """

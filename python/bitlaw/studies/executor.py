@@ -18,6 +18,7 @@ worker computed it, or how often the study was interrupted.
 
 import contextlib
 import json
+import os
 import signal
 import threading
 import time
@@ -29,7 +30,7 @@ from typing import Any
 
 from bitlaw.studies import rows
 from bitlaw.studies.display import Board, Display, Running, row_line
-from bitlaw.studies.process import STOP_SIGNALS, Worker, available_cores, start
+from bitlaw.studies.process import STOP_SIGNALS, Worker, start
 from bitlaw.studies.schedule import Task, choose
 from bitlaw.studies.worker import Setup
 
@@ -50,6 +51,7 @@ class Study:
     cost: Callable[[Any], float]  # job -> predicted seconds on one core
     program: Callable[[Any], Hashable]  # jobs with equal programs compile once per worker
     label: Callable[[Any], str]  # run -> its name in messages
+    columns: Callable[[Any], dict[str, Any]]  # run -> what its row must say, known beforehand
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,9 @@ class Executor:
         self, study: Study, setup: Setup, out: Path, workers: int, display: Display
     ) -> None:
         self.study, self.setup, self.out, self.display = study, setup, out, display
-        cores = available_cores()
-        # Pinned when every core has its worker. Fewer are not: two such studies would share a core.
+        cores = sorted(os.sched_getaffinity(0))
+        # Pinned when every core has its worker. Fewer are not (also when a quota of CPU time made
+        # them fewer): two such studies would share a core.
         self.cores = cores if workers == len(cores) else [None] * workers
         self.workers: dict[int, Worker] = {}
         self.pending: list[Task] = []
@@ -256,7 +259,8 @@ def run_jobs(
         jobs: each with `.runs`, each run with `.id(data_sha256, build)`.
         corpus: the argument of the study's `load`, picklable.
         out: a folder opened with `rows.opened`.
-        workers: how many processes; pinned to a core each when that is the number of cores.
+        workers: how many processes; pinned to a core each when that is the number of cores
+            in the affinity mask.
 
     Raises:
         Interrupted: a stop signal arrived.
@@ -274,14 +278,12 @@ def run_jobs(
     lost = rows.read_in_flight(out)
     if lost:
         display.say(f"the last study here ended early; lost in flight: {'; '.join(lost)}")
-    finished, warnings = rows.read_finished(
-        out, [run_id for task in tasks for run_id in task.labels]
-    )
+    expected = {run.id(data_sha256, build): study.columns(run) for job in jobs for run in job.runs}
+    finished, warnings = rows.read_finished(out, expected)
     for warning in warnings:
         display.say(f"warning: {warning}")
     if finished:
-        total = sum(len(task.labels) for task in tasks)
-        display.say(f"{len(finished)} of {total} runs were finished earlier and are kept")
+        display.say(f"{len(finished)} of {len(expected)} runs were finished earlier and are kept")
     if others := rows.count(out) - len(finished):
         display.say(f"{others} rows of other studies, data or builds are left alone in {out}")
     setup = Setup(study.execute, study.load, study.identify, corpus, data_sha256, build)

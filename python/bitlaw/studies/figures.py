@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bitlaw import laws
 from bitlaw.laws.diagnose import FLAT
+from bitlaw.laws.runs import ordered
 
 # Okabe and Ito's colours, then matplotlib's, dense apart: distinct also to the colour-blind.
 COLORS = (
@@ -67,8 +68,8 @@ def _plain(x: float) -> str:
 
 
 def colors(schemes: Sequence[str]) -> dict[str, str]:
-    """The colour of each scheme."""
-    others = [name for name in schemes if name != "dense"]
+    """The colour of each scheme, the same in whatever order they come."""
+    others = [name for name in ordered(schemes) if name != "dense"]
     return {"dense": "black"} | {name: COLORS[k % len(COLORS)] for k, name in enumerate(others)}
 
 
@@ -89,6 +90,14 @@ def svg(figure: Figure) -> bytes:
     """The figure as SVG; the same bytes for the same figure."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+@styled
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, 160 dots per inch."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
     return file.getvalue()
 
 

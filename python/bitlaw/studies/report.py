@@ -21,9 +21,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bitlaw import laws
+from bitlaw.laws.diagnose import HELD_EXPONENTS
 from bitlaw.laws.published import Published
 from bitlaw.studies import figures
-from bitlaw.studies.rows import write_atomic
+from bitlaw.studies.rows import StudyError, write_atomic
 
 HEADER = (
     "scheme", "eff", "interval", "rank", "bits/weight", "published", "detectable", "runs", "status",
@@ -54,9 +55,20 @@ def write(
     record = json.dumps(fit.to_dict(), indent=1, allow_nan=False)
     write_atomic(out / "fit.json", record + "\n")
     write_atomic(out / "report.html", page(fit, runs))
+    picture = out / "figure.png"
     if fit.params:
-        figures.headline(fit, runs).savefig(out / "figure.png", dpi=160)
+        write_atomic(picture, figures.png(figures.headline(fit, runs)))
+    else:
+        _remove(picture)
     return text(fit)
+
+
+def _remove(path: Path) -> None:
+    """Removes what an earlier fit left, which the present one does not support."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StudyError(f"cannot remove {path}: {error.strerror}; remove it by hand") from error
 
 
 def _sources(fit: laws.Fit) -> list[str]:
@@ -121,6 +133,7 @@ def notes(fit: laws.Fit) -> list[str]:
     lines.append(f"fit: {'; '.join(fit.status)}")
     if fit.params:
         p = fit.params
+        lines += [*_explained(fit), *_outside(fit)]
         lines.append(
             f"b = {p['b']:.3f}, d = {p['d']:.3f}, e = {p['e']:.3f}; rms residual {fit.rms:.2%}; "
             f"{fit.level:.0%} intervals by {fit.bootstrap}"
@@ -135,6 +148,42 @@ def notes(fit: laws.Fit) -> list[str]:
             f"{len(fit.flagged)} runs have more weights in embeddings and head than in the blocks"
         )
     return [*lines, MEASUREMENTS]
+
+
+def _explained(fit: laws.Fit) -> list[str]:
+    """A sentence for each status of the fit that does not explain itself."""
+    sentences = []
+    if any(status.startswith("bound hit: e") for status in fit.status):
+        sentences.append(
+            "bound hit, e: b and e trade off, and these sizes do not tell a small b with e = 0 "
+            "from a larger b with some loss that stays; eff against b shows what hangs on it."
+        )
+    if any(status.startswith("misfit") for status in fit.status):
+        sentences.append(
+            "misfit: a term in log N x log D, which the law does not have, would be t standard "
+            "errors from 0 (by the noise model of the intervals); the intervals take the law for "
+            "true and do not hold this error."
+        )
+    return sentences
+
+
+def _outside(fit: laws.Fit) -> list[str]:
+    """The published values outside the measured intervals, as a sentence if there are any."""
+    numbers = {source: k for k, source in enumerate(_sources(fit), start=1)}
+    found = [
+        f"{entry.scheme}: {_published(values, numbers)}"
+        for entry in fit.schemes
+        if entry.low is not None
+        and (
+            values := [
+                p
+                for p in laws.published.effective(entry.scheme)
+                if not entry.low <= p.value <= entry.high
+            ]
+        )
+    ]
+    why = "larger models, other data, Hadamard rotations in QuEST"
+    return [f"Published values outside the interval: {'; '.join(found)} ({why})."] if found else []
 
 
 def page(fit: laws.Fit, runs: laws.Runs) -> str:
@@ -164,9 +213,13 @@ the loss of a dense one with eff(C) times its parameters.</p>
 
 def _headline(fit: laws.Fit) -> str:
     what = (
-        f"interval: {fit.level:.0%}, {fit.bootstrap}. rank: 1 + the number of compressions whose "
-        "interval lies wholly above; equal ranks are not told apart. detectable: the smallest "
-        f"difference in eff that this design separates at {fit.level:.0%} in 80% of repetitions. "
+        f"interval: {fit.level:.0%}, {fit.bootstrap}. rank: 1 + the number of compressions that "
+        "are better: those whose log eff less this one's, paired within each resample, has a "
+        f"{fit.level:.0%} interval wholly above 0; two of one rank may still differ. detectable: "
+        "the smallest difference from dense that this design tells apart at "
+        f"{fit.level:.0%} in 80% of repetitions, as a share of the smaller of the two: "
+        "exp((z + z_power) s) - 1, where z s is the half-width of the interval of log eff; "
+        f"{NOTHING} where that is above 1. It does not apply between two compressions. "
         "bits/weight: without scales; sparse weights carry one mask bit."
     )
     items = [f"[{k}] {source}" for k, source in enumerate(_sources(fit), start=1)]
@@ -175,7 +228,9 @@ def _headline(fit: laws.Fit) -> str:
         + _html_table(HEADER, table(fit))
         + f'<p class="notes">{escape(what)}</p>'
         + f'<p class="notes">{"<br>".join(map(escape, items))}</p>'
+        + "".join(f'<p class="notes">{escape(sentence)}</p>' for sentence in _outside(fit))
         + f"<p>Status of the fit: <b>{escape('; '.join(fit.status))}</b>.</p>"
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in _explained(fit))
     )
 
 
@@ -208,7 +263,8 @@ def _figures(fit: laws.Fit, runs: laws.Runs) -> str:
         (
             figures.residuals(fit, runs),
             f"Residuals, rms {fit.rms:.2%}. A pattern against D / N would say that eff is not "
-            "constant. Colours as in figure 1.",
+            "constant. One colour per scheme, as in the legend of figure 1; the points of one "
+            "size or ratio are set side by side.",
         ),
     ]
     narrow = []
@@ -223,8 +279,8 @@ def _figures(fit: laws.Fit, runs: laws.Runs) -> str:
         )
         wide.insert(1, (figures.effs(fit), caption))
         caption = (
-            "eff with b held fixed: thick where the fit is as good as the best (90%, likelihood "
-            "ratio), dots at the fitted b. Colours as in figure 1."
+            "eff with b held fixed: thick where the excess of chi-squared is below 2.7 (90% for "
+            "independent noise), dots at the fitted b. Colours as in figure 1."
         )
         narrow.append((figures.against_b(fit), caption))
     parts = [_embedded(k, *entry) for k, entry in enumerate([*wide, *narrow], start=1)]
@@ -236,7 +292,8 @@ def _embedded(number: int, figure: Figure, caption: str) -> str:
     """The figure as an SVG inside the page."""
     data = base64.b64encode(figures.svg(figure)).decode()
     width = round(100 * figure.get_figwidth())
-    image = f'<img width="{width}" alt="" src="data:image/svg+xml;base64,{data}">'
+    alt = escape(f"Figure {number}: {caption.split('. ')[0].rstrip('.')}")
+    image = f'<img width="{width}" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
     caption = f"<figcaption>Figure {number}. {escape(caption)}</figcaption>"
     return f"<figure>{image}{caption}</figure>"
 
@@ -256,7 +313,8 @@ def _trends(fit: laws.Fit) -> str:
 
 
 def _at_b(fit: laws.Fit) -> str:
-    at_b = fit.eff_against_b
+    best, (low, high) = fit.params["b"], fit.intervals["b"]
+    at_b = [row for row in fit.eff_against_b if row.b in (*HELD_EXPONENTS, best)]
     rows = [
         (entry.scheme, *(f"{row.effs[entry.scheme]:.3f}" for row in at_b))
         for entry in figures.identified(fit)[1:]
@@ -264,8 +322,11 @@ def _at_b(fit: laws.Fit) -> str:
     rows.append(("excess of χ²", *(f"{row.excess:.1f}" for row in at_b)))
     return (
         "<h2>How eff moves with b</h2>"
-        f"<p>b = {fit.params['b']:.3f} fits best. The last row is the excess of the objective over "
-        "that, in units of the residual variance; below 2.7 the data do not object.</p>"
+        f"<p>b = {best:.3f} fits best. The last row is the excess of the objective over that, in "
+        "units of the residual variance. If the noise of all runs were independent, an excess "
+        "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
+        f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "
+        f"({fit.level:.0%}); that is the range to trust.</p>"
         + _html_table(("scheme", *(f"{row.b:.3g}" for row in at_b)), rows)
     )
 

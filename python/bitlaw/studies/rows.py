@@ -13,11 +13,13 @@ can be full.
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +44,27 @@ class StudyError(RuntimeError):
     """A study cannot go on; the message is one line that says what to do."""
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file so that, whatever happens, `path` holds the old or the new text in full.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file so that, whatever happens, `path` holds the old or the new content in full.
 
     Raises:
         StudyError: the disk is full, or the folder cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room" if full else "make the folder writable"
         raise StudyError(
             f"cannot write {path}: {error.strerror}; finished rows are kept, "
-            "make room and run the same command again"
+            f"{remedy} and run the same command again"
         ) from error
 
 
@@ -109,22 +113,46 @@ def count(out: Path) -> int:
     return sum(1 for _ in (out / "rows").glob("*.json"))
 
 
-def read_finished(out: Path, run_ids: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def check_row(row: Any, expected: Mapping[str, Any]) -> None:
+    """Checks that a row is whole, of the expected run, and has a loss or says why not.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(row, dict):
+        raise ValueError("an object expected")
+    absent = [column for column in (*COLUMNS, "status") if column not in row]
+    if absent:
+        raise ValueError(f"{', '.join(absent)} missing")
+    for name, value in expected.items():
+        if row[name] != value:
+            raise ValueError(f"{name} must be {value}, got {row[name]!r}")
+    status, loss = row["status"], row["loss"]
+    if status not in ("ok", "diverged"):
+        raise ValueError(f"status must be ok or diverged, got {status!r}")
+    if status == "diverged" and loss is not None:
+        raise ValueError(f"loss must be null when diverged, got {loss!r}")
+    if status == "ok" and not (type(loss) is float and math.isfinite(loss) and loss > 0):
+        raise ValueError(f"loss must be a finite positive number, got {loss!r}")
+
+
+def read_finished(
+    out: Path, expected: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """(finished rows by run_id, one warning per corrupt file).
 
     A corrupt file (cut short, hand-edited, or another run's) is renamed to *.corrupt, never
     deleted, and its run counts as not done.
+
+    Args:
+        expected: by run_id, the columns that the run alone decides.
     """
     rows, warnings = {}, []
-    for run_id in run_ids:
+    for run_id, columns in expected.items():
         path = path_of(out, run_id)
         try:
             row = json.loads(path.read_bytes())
-            if not isinstance(row, dict) or row.get("run_id") != run_id:
-                raise ValueError(f"run_id must be {run_id}")
-            absent = [column for column in COLUMNS if column not in row]
-            if absent:
-                raise ValueError(f"{', '.join(absent)} missing")
+            check_row(row, {"run_id": run_id} | dict(columns))
             rows[run_id] = row
         except FileNotFoundError:
             continue

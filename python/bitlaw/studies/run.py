@@ -32,7 +32,8 @@ class Run:
     scheme is kept in its canonical form; d_tokens are training positions, batch counts rows.
 
     Raises:
-        ValueError: the scheme is unknown, or d_tokens is no whole number of batches.
+        ValueError: the scheme is unknown, the seed is out of range, or d_tokens is no whole number
+            of batches.
     """
 
     scheme: str
@@ -46,6 +47,8 @@ class Run:
 
     def __post_init__(self):
         object.__setattr__(self, "scheme", str(Scheme.parse(self.scheme)))
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in 0..2^32-1, got {self.seed}")
         tokens = self.batch * self.model.context
         if self.d_tokens < tokens or self.d_tokens % tokens:
             raise ValueError(

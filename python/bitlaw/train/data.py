@@ -38,7 +38,7 @@ class Corpus:
         train, validation: "tokens" u8, "tokens_segment_ids" and "tokens_positions" u16,
             [rows, context + 1] each.
         context: positions per row.
-        sha256: of the names and bytes of all documents, in order.
+        sha256: of the names and bytes of all documents, by name.
     """
 
     train: Rows
@@ -70,18 +70,22 @@ class Corpus:
                 stacklevel=2,
             )
 
-    def train_batches(self, seed: int, batch: int, begin: int, end: int) -> Rows:
+    def train_batches(self, seed: int, batch: int, begin: int, end: int, *, salt: int) -> Rows:
         """`packing.shift` of the rows of steps begin..end-1: arrays [steps, batch, context].
 
-        Every epoch is a permutation of the rows, seeded by (seed, epoch): the order of the data
-        is the same for every scheme, and however the steps are asked for.
+        Every epoch is a permutation of the rows, seeded by (seed, salt, epoch): the order of the
+        data is the same however the steps are asked for.
+
+        Args:
+            salt: the model's n_params. Schemes of one size see one order, so they are compared in
+                pairs; another size sees another, so its error is independent.
         """
         rows = len(self.train["tokens"])
         places = np.arange(begin * batch, end * batch)
         chosen = np.empty_like(places)
         for epoch in range(places[0] // rows, places[-1] // rows + 1):
             inside = places // rows == epoch
-            chosen[inside] = _permutation(rows, seed, epoch)[places[inside] % rows]
+            chosen[inside] = _permutation(rows, seed, salt, epoch)[places[inside] % rows]
         return _shifted(self.train, chosen, batch)
 
     def validation_batches(self, batch: int) -> Rows:
@@ -98,8 +102,8 @@ class Corpus:
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(rows)
+def _permutation(rows: int, seed: int, salt: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, salt, epoch)).permutation(rows)
 
 
 def _shifted(rows: Rows, chosen: np.ndarray, batch: int) -> Rows:
@@ -115,6 +119,9 @@ def load(
 ) -> Corpus:
     """The corpus of a source: "stdlib", or .txt and .jsonl files and folders of them.
 
+    Of documents with the same bytes only the first by name is kept: a copy must not be trained on
+    when the other is held out.
+
     Args:
         source: a .txt file is one document; each line of .jsonl is an object whose "text" is one.
         context: positions per row.
@@ -123,7 +130,10 @@ def load(
         ValueError: a path cannot be read or holds no text; too little validation or training text.
     """
     named = _stdlib() if source == "stdlib" else _files(source)
-    documents = [(name, text) for name, text in named if text]
+    first: dict[bytes, str] = {}
+    for name, text in sorted(named):
+        first.setdefault(text, name)
+    documents = [(name, text) for text, name in first.items() if text]
     digest = hashlib.sha256()
     parts: dict[bool, list[bytes]] = {True: [], False: []}
     for name, text in documents:
@@ -172,7 +182,13 @@ def _files(source: Sequence[str | os.PathLike]) -> Iterator[tuple[str, bytes]]:
     """The documents of files and folders, in the order given; inside a folder sorted by path."""
     if isinstance(source, str):
         source = [source]
+    if "stdlib" in source:
+        raise ValueError(
+            f"data must be stdlib alone, or files and folders, got {' '.join(map(str, source))}"
+        )
     for given in map(Path, source):
+        if not given.exists():
+            raise ValueError(f"data must exist, got {given}")
         paths = [given]
         if given.is_dir():
             paths = sorted(p for p in given.rglob("*") if p.suffix in (".txt", ".jsonl"))
