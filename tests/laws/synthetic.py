@@ -21,8 +21,9 @@ EFFS = {
 }
 SIZES = (6144, 13824, 36864)
 BUDGETS = (2**19, 2**20, 2**21)
-# The quick study has one size more, without the budgets of under 14 tokens per parameter.
-QUICK = {"sizes": (*SIZES, 57600), "least_ratio": 14}
+# The quick study: one size more, two seeds of every scheme but for that size, no budget of under 14
+# tokens per parameter.
+QUICK = {"sizes": (*SIZES, 57600), "least_ratio": 14, "seeds": dict.fromkeys(SIZES, 2) | {57600: 1}}
 
 
 def quick_rows(
@@ -33,7 +34,8 @@ def quick_rows(
     for n in sizes:
         for d in (d for d in budgets if d >= least_ratio * n):
             for scheme, eff in effs.items():
-                count = seeds or (2 if scheme == "dense" else 1)
+                count = seeds[n] if isinstance(seeds, dict) else seeds
+                count = count or (2 if scheme == "dense" else 1)
                 loss = float(forms.effective(n, d, eff, **coefficients))
                 rows += [
                     {"scheme": scheme, "n_params": n, "n_total": n + 8192, "d_tokens": d,

@@ -16,6 +16,7 @@ from bitlaw.studies import reproduce, rows, run
 from bitlaw.studies.build import build_id, files
 from bitlaw.studies.executor import Outcome
 from bitlaw.studies.reproduce import PRESETS, learning_rate, point, program
+from laws.synthetic import QUICK, quick_rows
 
 
 def contents(name: str) -> Counter:
@@ -23,7 +24,7 @@ def contents(name: str) -> Counter:
     return Counter((one.scheme, n_params(one.model), one.d_tokens) for one in PRESETS[name].runs())
 
 
-def test_quick_is_the_pilot_grid_and_one_size_more():
+def test_quick_is_the_pilot_grid_with_two_seeds_and_one_size_more():
     schemes = ["dense", "w=quest4/channel", "w=quest2/channel", "w=quest4/channel a=quest4/row"]
     expected = {
         (str(Scheme.parse(scheme)), size, budget): 1 if size == 57600 else 2
@@ -251,3 +252,8 @@ def test_smoke_on_one_worker_is_the_same_table_bit_for_bit(tmp_path):
         output, _ = (process := smoke(tmp_path / jobs, "--jobs", jobs)).communicate()
         assert process.returncode == 0, output
     assert table_of(tmp_path / "1") == table_of(tmp_path / "2")
+
+
+def test_coverage_is_tested_on_the_quick_design():
+    design = Counter((r["scheme"], r["n_params"], r["d_tokens"]) for r in quick_rows(**QUICK))
+    assert design == contents("quick")

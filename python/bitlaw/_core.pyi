@@ -1,0 +1,10 @@
+from collections.abc import Callable
+from typing import Any
+
+# name -> (capsule of the XLA handler, None for host ops; f(inputs, outputs, attributes))
+ops: dict[str, tuple[Any, Callable[[list, list, dict], None]]]
+# (major, minor) of the XLA FFI headers this was built with
+xla_ffi_api: tuple[int, int]
+
+def isa() -> str: ...
+def threads() -> int: ...
