@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from bitlaw import cli
+from bitlaw.commands.train import Train
 from bitlaw.studies.executor import Interrupted
 from bitlaw.studies.rows import StudyError
 
@@ -99,7 +100,7 @@ def test_what_goes_wrong_later_has_its_own_exit_code(capsys, monkeypatch, error,
     def fails(command):
         raise error
 
-    monkeypatch.setattr(cli.Train, "run", fails)
+    monkeypatch.setattr(Train, "run", fails)
     assert cli.main(["train"]) == code
     assert capsys.readouterr().err == line
 
@@ -130,7 +131,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     def fails(command):
         raise ValueError("operands could not be broadcast")
 
-    monkeypatch.setattr(cli.Train, "run", fails)
+    monkeypatch.setattr(Train, "run", fails)
     with pytest.raises(ValueError, match="broadcast"):
         cli.main(["train"])
 

@@ -19,8 +19,10 @@ MAY_IMPORT = {
     "models": BELOW_MODELS,
     "train": BELOW_MODELS | {"models"},
     "laws": set(),
-    "studies": BELOW_MODELS | {"models", "train", "laws"},
-    "cli": BELOW_MODELS | {"models", "train", "laws", "studies"},
+    "pages": {"laws"},
+    "studies": BELOW_MODELS | {"models", "train", "laws", "pages"},
+    "commands": BELOW_MODELS | {"models", "train", "laws", "pages", "studies"},
+    "cli": {"commands", "studies"},
 }
 FILES = [p for p in PYTHON.rglob("*.py") if p.name != "__init__.py" or p.parent != PYTHON]
 

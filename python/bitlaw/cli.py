@@ -1,6 +1,7 @@
 """The command line.
 
-Each command is a dataclass: its fields are the options, its `run` calls one function.
+Each command is a dataclass in `commands/`: its fields are the options, its `run` calls one
+function.
 
 Exit codes: 0 done, 1 it could not be done, 2 the command was wrong, 128 + n stopped by signal n.
 Every error is one line on stderr: `bitlaw: <argument> must be <expectation>, got <value>`.
@@ -10,17 +11,16 @@ without extras.
 """
 
 import contextlib
+import importlib
 import io
-import json
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any
 
 from bitlaw import __version__
+from bitlaw.commands.door import UsageError
 from bitlaw.studies.rows import StudyError
 
 EXTRA = "pip install 'bitlaw[train]'"
@@ -48,150 +48,21 @@ Start with:
   bitlaw train --scheme s=0.5       one small model, half of it pruned"""
 
 
-class UsageError(Exception):
-    """The command line is wrong: exit code 2."""
+# Name -> the dataclass, as module:class; loaded when asked for.
+COMMANDS = {
+    "reproduce": "bitlaw.commands.reproduce:Reproduce",
+    "report": "bitlaw.commands.report:Report",
+    "train": "bitlaw.commands.train:Train",
+}
 
 
-@contextlib.contextmanager
-def checked() -> Iterator[None]:
-    """Turns the ValueError of a check on the user's arguments into exit code 2.
-
-    Only what judges the user's input goes inside: a ValueError from anywhere else is a defect of
-    ours and keeps its traceback.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+def command(name: str) -> type:
+    """The dataclass of a command."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-def _check_schemes(argument: str, texts: Sequence[str]) -> None:
-    """Raises UsageError, in one line, for the first text that is no scheme."""
-    from bitlaw.formats import Scheme
-
-    for text in texts:
-        try:
-            Scheme.parse(text)
-        except ValueError as error:  # its lines: what, the text, carets, the nearest
-            what, *below = str(error).splitlines()
-            hints = [line.strip() for line in below if line.lstrip().startswith("nearest:")]
-            nearest = f" ({hints[0]})" if hints else ""
-            raise UsageError(f"{argument}: {what} in {text!r}{nearest}") from error
-
-
-def _source(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    return "stdlib" if data == ("stdlib",) else data
-
-
-@dataclass
-class Reproduce:
-    """Train small models dense, quantized and sparse; fit the law; report every multiplier.
-
-    The multiplier eff(C) of a compression C is the share of the parameters that is left in effect:
-    loss = a / (N * eff(C))^b + c / D^d + e, and eff = 1 for dense.
-
-    Stop it at any time (Ctrl-C, even kill -9): the same command goes on where it was.
-
-      bitlaw reproduce --preset quick --out study
-      bitlaw reproduce --schemes s=0.5 "w=quest4/channel a=quest4/row"
-      bitlaw reproduce --data my_texts/ more.jsonl --jobs 4
-    """
-
-    preset: Literal["smoke", "quick", "cpu"] = "quick"
-    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu: about 2 hours on 2 cores."""
-
-    out: Path = Path("study")
-    """Folder for the rows, the fit and the report. Finished runs of the same build and data found
-    there are kept."""
-
-    jobs: int = 0
-    """Worker processes, each of one thread; 0 is one per core that this process may use, or fewer
-    if its container's CPU quota is less."""
-
-    schemes: tuple[str, ...] = ()
-    """Compressions to measure instead of the preset's; dense is always added."""
-
-    data: tuple[str, ...] = ("stdlib",)
-    """stdlib (this interpreter's Python sources), or .txt and .jsonl files and folders of them."""
-
-    def run(self) -> int:
-        from bitlaw.studies import reproduce
-
-        with checked():
-            if self.jobs < 0:
-                raise ValueError(f"jobs must be at least 0, got {self.jobs}")
-            _check_schemes("schemes", self.schemes)
-            plan = reproduce.plan_preset(self.preset, self.schemes, _source(self.data))
-        outcome = reproduce.reproduce(plan, self.out, self.jobs)
-        if outcome.failures:
-            raise StudyError(
-                f"{len(outcome.failures)} jobs failed twice and are not in the table; run the same "
-                f"command again to try only those; {self.out / 'logs'} says why they failed"
-            )
-        return 0
-
-
-@dataclass
-class Report:
-    """Fit the law to DIR/runs.csv again; write fit.json and report.html there; print the table.
-
-    bitlaw report study
-    """
-
-    dir: Path
-    """A folder that `bitlaw reproduce` has written."""
-
-    def run(self) -> int:
-        from bitlaw.studies import report
-
-        with checked():
-            table = report.write(self.dir)
-        print(table)
-        print(f"fit      {self.dir / 'fit.json'}\nreport   {self.dir / 'report.html'}")
-        return 0
-
-
-@dataclass
-class Train:
-    """Train one model and print its row as JSON: the same numbers, to the bit, as inside a study.
-
-    bitlaw train --scheme w=quest4/channel --width 32 --depth 3 --tokens 1048576
-    """
-
-    scheme: str = "dense"
-    """What is compressed, and how."""
-
-    width: int = 16
-    """Width of the model; it has 12 * width^2 * depth block weights."""
-
-    depth: int = 2
-    """Number of blocks."""
-
-    tokens: int = 2**19
-    """Training tokens (bytes), a multiple of 1024."""
-
-    seed: int = 0
-    """Decides the first weights and the order of the data."""
-
-    data: tuple[str, ...] = ("stdlib",)
-    """stdlib (this interpreter's Python sources), or .txt and .jsonl files and folders of them."""
-
-    def run(self) -> int:
-        from bitlaw.studies import reproduce
-
-        with checked():
-            _check_schemes("scheme", [self.scheme])
-            model = reproduce.Size(self.width, self.depth).model
-            point = reproduce.point(self.scheme, model, self.tokens, self.seed)
-            plan = reproduce.plan_runs([point], _source(self.data))
-        print(json.dumps(reproduce.train(plan), indent=2))
-        return 0
-
-
-COMMANDS = {"reproduce": Reproduce, "report": Report, "train": Train}
-
-
-def parse(arguments: Sequence[str]) -> Reproduce | Report | Train:
+def parse(arguments: Sequence[str]) -> Any:
     """The command that the arguments name.
 
     Raises:
@@ -210,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Reproduce | Report | Train:
     try:
         with contextlib.redirect_stderr(message):
             return tyro.cli(
-                COMMANDS[name],
+                command(name),
                 prog=f"bitlaw {name}",
                 args=options,
                 config=(tyro.conf.PositionalRequiredArgs,),

@@ -6,65 +6,20 @@ figure; dense is black.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bitlaw import laws
 from bitlaw.laws.diagnose import FLAT
 from bitlaw.laws.runs import ordered
+from bitlaw.pages.figure import COLORS, log_axis, panels, styled
 
-# Okabe and Ito's colours, then matplotlib's, dense apart: distinct also to the colour-blind.
-COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F",
-    "#9467BD", "#BCBD22", "#17BECF", "#2CA02C",
-)  # fmt: skip
 BUDGET_MARKERS = "osD^vPX*"
 SOURCE_MARKERS = "DsX^vP*"
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.hashsalt": "bitlaw",
-}
-
-
-styled = matplotlib.rc_context(STYLE)  # as a decorator: rcParams count while a figure is drawn
-
-
-def _figure(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
-
-
-def _log_axis(axes: Axes) -> None:
-    """A logarithmic x axis with plain numbers: 5k, 10k, 20k."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _plain(x)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _plain(x: float) -> str:
-    """5000 as 5k, 2e6 as 2M, below a thousand as it is."""
-    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if x >= unit:
-            return f"{x / unit:g}{suffix}"
-    return f"{x:g}"
 
 
 def colors(schemes: Sequence[str]) -> dict[str, str]:
@@ -86,25 +41,9 @@ def fitted_runs(fit: laws.Fit, runs: laws.Runs) -> tuple[laws.Runs, np.ndarray]:
 
 
 @styled
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG; the same bytes for the same figure."""
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
-
-
-@styled
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, 160 dots per inch."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    return file.getvalue()
-
-
-@styled
 def collapse(fit: laws.Fit, runs: laws.Runs) -> Figure:
     """Loss less its data term: against N, one line per scheme; against N * eff(C), one for all."""
-    figure, (left, right) = _figure(9.6, 3.7, 2, sharey=True)
+    figure, (left, right) = panels(9.6, 3.7, 2, sharey=True)
     draw_collapse(left, fit, runs, collapsed=False)
     draw_collapse(right, fit, runs, collapsed=True)
     left.set_title("(a) as trained")
@@ -138,7 +77,7 @@ def draw_collapse(axes: Axes, fit: laws.Fit, runs: laws.Runs, collapsed: bool) -
         effs = [entry.eff for entry in identified(fit)]
         n = np.geomspace(used.n_params.min() * min(effs), used.n_params.max() * max(effs), 100)
         axes.plot(n, p["a"] / n ** p["b"] + p["e"], color="black", lw=1.2, zorder=0)
-    _log_axis(axes)
+    log_axis(axes)
     axes.set_xlabel("N · eff(C)" if collapsed else "N, weights of the block matrices")
     axes.set_ylabel("loss - c / D$^d$  (nats per token)")
 
@@ -167,7 +106,7 @@ def _tokens(count: float) -> str:
 def effs(fit: laws.Fit) -> Figure:
     """eff with its interval beside published values."""
     rows = len(identified(fit))
-    figure, (axes,) = _figure(8.6, 0.9 + 0.42 * rows)
+    figure, (axes,) = panels(8.6, 0.9 + 0.42 * rows)
     draw_effs(axes, fit)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7)
     return figure
@@ -204,12 +143,12 @@ def draw_effs(axes: Axes, fit: laws.Fit) -> None:
 def residuals(fit: laws.Fit, runs: laws.Runs) -> Figure:
     """log(L_hat / L) in percent against size and against tokens per parameter."""
     used, residual = fitted_runs(fit, runs)
-    figure, panels = _figure(8.6, 3.0, 2, sharey=True)
+    figure, (left, right) = panels(8.6, 3.0, 2, sharey=True)
     color = colors([entry.scheme for entry in fit.schemes])
     entries = identified(fit)
     for axes, x, label in (
-        (panels[0], used.n_params, "N"),
-        (panels[1], used.d_tokens / used.n_params, "D / N, tokens per parameter"),
+        (left, used.n_params, "N"),
+        (right, used.d_tokens / used.n_params, "D / N, tokens per parameter"),
     ):
         for k, entry in enumerate(entries):
             rows = used.scheme == entry.scheme
@@ -217,16 +156,16 @@ def residuals(fit: laws.Fit, runs: laws.Runs) -> Figure:
             axes.plot(x[rows] * aside, 100 * residual[rows], "o", ms=3.5, alpha=0.8,
                       color=color[entry.scheme])  # fmt: skip
         axes.axhline(0, color="black", lw=0.8)
-        _log_axis(axes)
+        log_axis(axes)
         axes.set_xlabel(label)
-    panels[0].set_ylabel("log(L̂ / L), %")
+    left.set_ylabel("log(L̂ / L), %")
     return figure
 
 
 @styled
 def held_out(fit: laws.Fit, runs: laws.Runs) -> Figure:
     """Predicted against measured loss at the largest size, which the fit had not seen."""
-    figure, (axes,) = _figure(4.6, 3.6)
+    figure, (axes,) = panels(4.6, 3.6)
     color = colors([entry.scheme for entry in fit.schemes])
     scheme = dict(zip(runs.run_id, runs.scheme, strict=True))
     for run_id, measured, predicted in fit.held_out.rows:
@@ -241,7 +180,7 @@ def held_out(fit: laws.Fit, runs: laws.Runs) -> Figure:
 @styled
 def against_b(fit: laws.Fit) -> Figure:
     """eff with b held at each value; solid where that fits as well as the best b."""
-    figure, (axes,) = _figure(4.6, 3.6)
+    figure, (axes,) = panels(4.6, 3.6)
     color = colors([entry.scheme for entry in fit.schemes])
     b = np.array([row.b for row in fit.eff_against_b])
     as_good = np.array([row.excess < FLAT for row in fit.eff_against_b])
@@ -252,7 +191,7 @@ def against_b(fit: laws.Fit) -> Figure:
         axes.plot(b, eff, color=color[entry.scheme], lw=1, alpha=0.35)
         axes.plot(b[as_good], eff[as_good], color=color[entry.scheme], lw=2)
         axes.plot(fit.params["b"], entry.eff, "o", color=color[entry.scheme], ms=5)
-    _log_axis(axes)
+    log_axis(axes)
     axes.set_ylim(0, 1.05 * top)
     axes.set_xlabel("b, exponent of N (dot: fitted)")
     axes.set_ylabel("eff(C)")
@@ -262,7 +201,7 @@ def against_b(fit: laws.Fit) -> Figure:
 @styled
 def headline(fit: laws.Fit, runs: laws.Runs) -> Figure:
     """The collapse and the effs side by side, for a README."""
-    figure, (left, right) = _figure(11, 4.4, 2)
+    figure, (left, right) = panels(11, 4.4, 2)
     draw_collapse(left, fit, runs, collapsed=True)
     left.set_title("All compressions on one curve")
     draw_effs(right, fit)

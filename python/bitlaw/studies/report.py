@@ -9,20 +9,19 @@ The terminal's table and the page's are the same rows (`table`).
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from bitlaw import laws
 from bitlaw.laws.diagnose import HELD_EXPONENTS
 from bitlaw.laws.published import Published
+from bitlaw.pages import page as pages
+from bitlaw.pages.figure import png
 from bitlaw.studies import figures
 from bitlaw.studies.rows import StudyError, write_atomic
 
@@ -57,7 +56,7 @@ def write(
     write_atomic(out / "report.html", page(fit, runs))
     picture = out / "figure.png"
     if fit.params:
-        write_atomic(picture, figures.png(figures.headline(fit, runs)))
+        write_atomic(picture, png(figures.headline(fit, runs)))
     else:
         _remove(picture)
     return text(fit)
@@ -194,8 +193,7 @@ def page(fit: laws.Fit, runs: laws.Runs) -> str:
     if fit.without_flagged:
         sections.append(_without_flagged(fit, runs))
     sections.append(_method(fit, runs))
-    template = Path(__file__).with_name("report_page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(body="\n".join(sections))
+    return pages.document("bitlaw: effective parameter multipliers", sections)
 
 
 def _opening(fit: laws.Fit, runs: laws.Runs) -> str:
@@ -225,31 +223,12 @@ def _headline(fit: laws.Fit) -> str:
     items = [f"[{k}] {source}" for k, source in enumerate(_sources(fit), start=1)]
     return (
         "<h2>Effective parameter multipliers</h2>"
-        + _html_table(HEADER, table(fit))
+        + pages.table(HEADER, table(fit), TEXT_COLUMNS)
         + f'<p class="notes">{escape(what)}</p>'
         + f'<p class="notes">{"<br>".join(map(escape, items))}</p>'
         + "".join(f'<p class="notes">{escape(sentence)}</p>' for sentence in _outside(fit))
         + f"<p>Status of the fit: <b>{escape('; '.join(fit.status))}</b>.</p>"
         + "".join(f"<p>{escape(sentence)}</p>" for sentence in _explained(fit))
-    )
-
-
-def _html_table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; columns of TEXT_COLUMNS to the left, the others to the right."""
-    header = tuple(header)
-    kinds = [
-        "code" if name == "scheme" else "" if name in TEXT_COLUMNS else "num" for name in header
-    ]
-    head = _html_cells("th", kinds, header)
-    body = "".join(f"<tr>{_html_cells('td', kinds, row)}</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
-
-
-def _html_cells(tag: str, kinds: Sequence[str], values: Sequence[str]) -> str:
-    return "".join(
-        f'<{tag} class="{kind}">{escape(value)}</{tag}>'
-        for kind, value in zip(kinds, values, strict=True)
     )
 
 
@@ -283,19 +262,9 @@ def _figures(fit: laws.Fit, runs: laws.Runs) -> str:
             "independent noise), dots at the fitted b. Colours as in figure 1."
         )
         narrow.append((figures.against_b(fit), caption))
-    parts = [_embedded(k, *entry) for k, entry in enumerate([*wide, *narrow], start=1)]
+    parts = [pages.figure(k, *entry) for k, entry in enumerate([*wide, *narrow], start=1)]
     pair = f'<div class="pair">{"".join(parts[len(wide) :])}</div>'
     return "\n".join([*parts[: len(wide)], pair])
-
-
-def _embedded(number: int, figure: Figure, caption: str) -> str:
-    """The figure as an SVG inside the page."""
-    data = base64.b64encode(figures.svg(figure)).decode()
-    width = round(100 * figure.get_figwidth())
-    alt = escape(f"Figure {number}: {caption.split('. ')[0].rstrip('.')}")
-    image = f'<img width="{width}" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
-    caption = f"<figcaption>Figure {number}. {escape(caption)}</figcaption>"
-    return f"<figure>{image}{caption}</figure>"
 
 
 def _trends(fit: laws.Fit) -> str:
@@ -308,7 +277,7 @@ def _trends(fit: laws.Fit) -> str:
         "<h2>Does eff drift with tokens per parameter?</h2>"
         "<p>d log eff / d log(D / N). The law says 0; an interval without 0 says that the "
         "multiplier depends on how long the model is trained.</p>"
-        + _html_table(("scheme", "slope", "low", "high"), rows)
+        + pages.table(("scheme", "slope", "low", "high"), rows)
     )
 
 
@@ -327,7 +296,7 @@ def _at_b(fit: laws.Fit) -> str:
         "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
         f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "
         f"({fit.level:.0%}); that is the range to trust.</p>"
-        + _html_table(("scheme", *(f"{row.b:.3g}" for row in at_b)), rows)
+        + pages.table(("scheme", *(f"{row.b:.3g}" for row in at_b)), rows)
     )
 
 
@@ -339,7 +308,7 @@ def _without_flagged(fit: laws.Fit, runs: laws.Runs) -> str:
         f"<p>In {len(fit.flagged)} runs (N = {', '.join(f'{n:,.0f}' for n in sizes)}) more than "
         "half of all parameters are embeddings and head, which no compression acts on. The fit "
         "without them: "
-        f"{escape('; '.join(other.status))}.</p>" + _html_table(HEADER, table(other))
+        f"{escape('; '.join(other.status))}.</p>" + pages.table(HEADER, table(other), TEXT_COLUMNS)
     )
 
 

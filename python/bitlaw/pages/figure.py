@@ -1,0 +1,71 @@
+"""How every figure looks, and how it becomes a file."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# Okabe and Ito's colours, then matplotlib's, dense apart: distinct also to the colour-blind.
+COLORS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F",
+    "#9467BD", "#BCBD22", "#17BECF", "#2CA02C",
+)  # fmt: skip
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.hashsalt": "bitlaw",
+}
+
+
+styled = matplotlib.rc_context(STYLE)  # as a decorator: rcParams count while a figure is drawn
+
+
+def panels(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
+
+
+def log_axis(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers: 5k, 10k, 20k."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def plain(x: float) -> str:
+    """5000 as 5k, 2e6 as 2M, below a thousand as it is."""
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= unit:
+            return f"{x / unit:g}{suffix}"
+    return f"{x:g}"
+
+
+@styled
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG; the same bytes for the same figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+@styled
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, 160 dots per inch."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
+    return file.getvalue()
