@@ -1,8 +1,9 @@
 // What a core function's C++ signature says: the only declaration both bindings are derived from.
 //
-//     void name(const Parallel&, View<const T, R>... inputs, View<T, R>... outputs, Attrs)
+//     void name(Where, View<const T, R>... inputs, View<T, R>... outputs, Attrs)
 //
-// Const views are inputs, the others outputs; an attribute struct lists its fields once.
+// Where it runs is a `const Parallel&` or a CUDA stream. Const views are inputs, the others
+// outputs; an attribute struct lists its fields once.
 #pragma once
 #include <tuple>
 #include <type_traits>
@@ -37,14 +38,13 @@ void set_shape(P& view, const Dims& dims, int64_t rank) {
 
 template <auto fn>
 struct Signature;
-template <class... P, void (*fn)(const Parallel&, P...)>
+template <class Where, class... P, void (*fn)(Where, P...)>
 struct Signature<fn> {
   // Reads every parameter off `source`, in order, then has `runner` run the function.
   template <class Source, class Runner>
   static void call(Source source, const Runner& runner) {
     const std::tuple<P...> params{source.template get<P>()...};
-    runner(
-        [&](const Parallel& par) { std::apply([&](const auto&... p) { fn(par, p...); }, params); });
+    runner([&](Where where) { std::apply([&](const auto&... p) { fn(where, p...); }, params); });
   }
   template <class Source>
   static bool matches(Source source) {

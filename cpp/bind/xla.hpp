@@ -82,26 +82,29 @@ class XlaSource {
   size_t in_ = 0, out_ = 0;
 };
 
-// One handler for all element types of an op; the first instantiation that fits is called.
+// Calls the first of the functions, instantiations for other element types, that fits the buffers.
+template <auto... fns, class Where>
+ffi::Error call_first(XlaSource source, const Where& where) {
+  try {
+    const auto run = [&](const auto& function) { function(where); };
+    const bool found =
+        ((Signature<fns>::matches(source) && (Signature<fns>::call(source, run), true)) || ...);
+    return found ? ffi::Error::Success()
+                 : ffi::Error::InvalidArgument("no kernel for these ranks and element types");
+  } catch (const std::invalid_argument& e) {
+    return ffi::Error::InvalidArgument(e.what());
+  } catch (const std::exception& e) {
+    return ffi::Error::Internal(e.what());
+  }
+}
+
 template <auto... fns>
 struct XlaHandler {
   static ffi::Error call(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
                          ffi::Dictionary attrs) {
     IeeeSubnormals guard;
     XlaExecutor executor(pool);
-    const Parallel par(executor);
-    XlaSource source(args, rets, attrs);
-    try {
-      const auto run = [&](const auto& function) { function(par); };
-      const bool found =
-          ((Signature<fns>::matches(source) && (Signature<fns>::call(source, run), true)) || ...);
-      return found ? ffi::Error::Success()
-                   : ffi::Error::InvalidArgument("no kernel for these ranks and element types");
-    } catch (const std::invalid_argument& e) {
-      return ffi::Error::InvalidArgument(e.what());
-    } catch (const std::exception& e) {
-      return ffi::Error::Internal(e.what());
-    }
+    return call_first<fns...>(XlaSource(args, rets, attrs), Parallel(executor));
   }
   static XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame) {
     static auto* handler = ffi::Ffi::Bind()

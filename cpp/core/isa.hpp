@@ -15,10 +15,6 @@
 
 #include "core/view.hpp"
 
-#define BITLAW_LEAF [[gnu::always_inline]] inline
-// In place, input and output are the same memory, index by index: no dependence between iterations.
-#define BITLAW_LOOP _Pragma("GCC ivdep")
-
 namespace bitlaw {
 
 enum class Isa { base, avx2, avx512 };

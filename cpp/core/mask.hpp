@@ -1,5 +1,6 @@
 // Masks of n:m sparsity, and the application of a packed mask.
 #pragma once
+#include <numeric>
 #include <tuple>
 
 #include "core/bits.hpp"
@@ -107,14 +108,19 @@ void nm_flags(const T* x, uint8_t* flags, int64_t length, int64_t cols, NmAttrs 
     run.template operator()<0>();
 }
 
+template <class T>
+void check_nm(View<const T, 3> x, NmAttrs a) {
+  require(a.m >= 1 && a.m <= kMaxGroup, "m must be in [1, 64], got " + std::to_string(a.m));
+  require(a.n >= 1 && a.n <= a.m, "n must be in [1, m], got " + std::to_string(a.n));
+  require(x.shape[a.along_rows ? 1 : 2] % a.m == 0, "m must divide the axis of x");
+}
+
 // mask[item] has n ones in every m consecutive elements: the largest |x|, lowest index first among
 // equals, NaN last. Bits are those of the item's elements in memory order.
 template <class T>
 void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmAttrs a) {
   const int64_t cols = x.shape[2], length = x.item_size();
-  require(a.m >= 1 && a.m <= kMaxGroup, "m must be in [1, 64], got " + std::to_string(a.m));
-  require(a.n >= 1 && a.n <= a.m, "n must be in [1, m], got " + std::to_string(a.n));
-  require(x.shape[a.along_rows ? 1 : 2] % a.m == 0, "m must divide the axis of x");
+  check_nm(x, a);
   if (x.size() == 0) return;
   // A unit holds whole groups and starts on a byte of the mask.
   const int64_t group = a.along_rows ? a.m * cols : a.m;

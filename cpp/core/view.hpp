@@ -4,10 +4,14 @@
 #include <stdexcept>
 #include <string>
 
+// A leaf is inlined into whatever calls it: a loop of one instruction set (core/isa.hpp), a kernel.
 #ifdef __CUDACC__
-#define BITLAW_HD __host__ __device__
+#define BITLAW_LEAF __host__ __device__ __forceinline__
+#define BITLAW_LOOP
 #else
-#define BITLAW_HD
+#define BITLAW_LEAF [[gnu::always_inline]] inline
+// In place, input and output are the same memory, index by index: no dependence between iterations.
+#define BITLAW_LOOP _Pragma("GCC ivdep")
 #endif
 
 namespace bitlaw {

@@ -26,6 +26,11 @@ from jaxlib.mlir import ir
 
 from bitlaw import _core
 
+try:
+    from bitlaw import _cuda
+except ImportError:  # built without nvcc
+    _cuda = None
+
 OPS: dict[str, Op] = {}
 
 # The version is part of an exported program's contract: a changed meaning is a new target.
@@ -127,7 +132,12 @@ class Op:
             return outs if isinstance(outs, tuple) else (outs,)
 
         mlir.register_lowering(prim, mlir.lower_fun(definition, multiple_results=True))
-        mlir.register_lowering(prim, functools.partial(_lower, self, target), platform="cpu")
+        lower = functools.partial(_lower, self, target)
+        mlir.register_lowering(prim, lower, platform="cpu")
+        if _cuda and self.name in _cuda.ops:
+            # Harmless without a GPU, and lowers for one from any machine.
+            jax.ffi.register_ffi_target(target, _cuda.ops[self.name], platform="CUDA")
+            mlir.register_lowering(prim, lower, platform="cuda")
         return prim
 
     def _abstract(self, *avals, in_place, **attributes):
