@@ -132,11 +132,12 @@ class Op:
             return outs if isinstance(outs, tuple) else (outs,)
 
         mlir.register_lowering(prim, mlir.lower_fun(definition, multiple_results=True))
-        lower = functools.partial(_lower, self, target)
-        mlir.register_lowering(prim, lower, platform="cpu")
+        mlir.register_lowering(prim, functools.partial(_lower, self, target), platform="cpu")
         if _cuda and self.name in _cuda.ops:
             # Harmless without a GPU, and lowers for one from any machine.
-            jax.ffi.register_ffi_target(target, _cuda.ops[self.name], platform="CUDA")
+            handler, workspace = _cuda.ops[self.name]
+            jax.ffi.register_ffi_target(target, handler, platform="CUDA")
+            lower = functools.partial(_lower, self, target, workspace=workspace)
             mlir.register_lowering(prim, lower, platform="cuda")
         return prim
 
@@ -215,8 +216,13 @@ def _batch(prim: Primitive, arrays, axes, **params):
     return outs, [0] * len(outs)
 
 
-def _lower(it: Op, target: str, ctx, *operands, in_place, **attributes):
-    rule = _sharding_rule([a.shape for a in ctx.avals_in], [a.shape for a in ctx.avals_out])
+def _lower(it: Op, target: str, ctx, *operands, in_place, workspace=None, **attributes):
+    outs = list(ctx.avals_out)
+    if workspace:  # one more output, which nobody reads
+        first = ctx.avals_in[0]
+        size = workspace([list(a.shape) for a in ctx.avals_in])
+        outs.append(first.update(shape=(first.shape[0], size), dtype=np.dtype(np.uint8)))
+    rule = _sharding_rule([a.shape for a in ctx.avals_in], [a.shape for a in outs])
     lower = jax.ffi.ffi_lowering(
         target,
         operand_output_aliases=dict([it.alias]) if in_place and it.alias else None,
@@ -225,7 +231,8 @@ def _lower(it: Op, target: str, ctx, *operands, in_place, **attributes):
             "sdy.sharding_rule": ir.Attribute.parse(rule),
         },
     )
-    return lower(ctx, *operands, **attributes)
+    results = lower(ctx.replace(avals_out=outs), *operands, **attributes)
+    return results[: len(ctx.avals_out)]
 
 
 def _sharding_rule(inputs: list[tuple], outputs: list[tuple]) -> str:
