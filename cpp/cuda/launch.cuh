@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/stream.hpp"
 
@@ -15,6 +16,18 @@ inline void check_launch(const char* what) {
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess)
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// kernel(arguments...) on blocks of kThreads threads.
+template <class... P>
+void launch(Stream stream, dim3 blocks, void (*kernel)(P...),
+            std::type_identity_t<P>... arguments) {
+#ifdef __CUDACC__
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+#else  // tests/cuda/emulator
+  (void)stream;
+  emulator::run(blocks, kThreads, [=] { kernel(arguments...); });
+#endif
 }
 
 template <class Index, class Body>
@@ -31,9 +44,9 @@ void for_each(Stream stream, int64_t n, const char* what, const Body& body) {
   if (n == 0) return;
   const auto blocks = static_cast<unsigned>(std::min((n + kThreads - 1) / kThreads, kMaxBlocks));
   if (n < (int64_t{1} << 31))
-    each<uint32_t><<<blocks, kThreads, 0, stream>>>(static_cast<uint32_t>(n), body);
+    launch(stream, blocks, &each<uint32_t, Body>, static_cast<uint32_t>(n), body);
   else
-    each<uint64_t><<<blocks, kThreads, 0, stream>>>(static_cast<uint64_t>(n), body);
+    launch(stream, blocks, &each<uint64_t, Body>, static_cast<uint64_t>(n), body);
   check_launch(what);
 }
 

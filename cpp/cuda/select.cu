@@ -190,14 +190,14 @@ void top_k_mask(Stream stream, View<const T, 2> x, View<const int32_t, 1> keep,
   const auto rows = static_cast<unsigned>(std::min<int64_t>(items, 65535));
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>(tiles, 4096)), rows);
   uint8_t* space = workspace.data;
-  begin_selection<<<rows, kThreads, 0, stream>>>(keep.data, items, n, space, bytes);
+  launch(stream, rows, &begin_selection, keep.data, items, n, space, bytes);
   for (int level = 0; level < kLevels; ++level) {
-    count_keys<<<grid, kThreads, 0, stream>>>(x.data, items, n, space, bytes, level);
-    choose_bin<<<rows, kThreads, 0, stream>>>(items, space, bytes, level);
+    launch(stream, grid, &count_keys<T>, x.data, items, n, space, bytes, level);
+    launch(stream, rows, &choose_bin, items, space, bytes, level);
   }
-  count_ties<<<grid, kThreads, 0, stream>>>(x.data, items, n, space, bytes);
-  scan_ties<<<rows, kThreads, 0, stream>>>(items, tiles, space, bytes);
-  mark<<<grid, kThreads, 0, stream>>>(x.data, items, n, space, bytes, mask.data);
+  launch(stream, grid, &count_ties<T>, x.data, items, n, space, bytes);
+  launch(stream, rows, &scan_ties, items, tiles, space, bytes);
+  launch(stream, grid, &mark<T>, x.data, items, n, space, bytes, mask.data);
   check_launch("top_k_mask");
 }
 

@@ -1,0 +1,103 @@
+// Enough of CUDA to run a kernel on the CPU, slowly and exactly: tests of what a kernel computes,
+// on machines without a GPU. Blocks run one after the other; a block's threads are fibers, which
+// run in order from one barrier to the next. It shows wrong arithmetic, wrong indices and missing
+// code; it does not show races between barriers, for which compute-sanitizer is needed.
+#pragma once
+#include <ucontext.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static  // blocks run one by one, so one copy serves them all
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace emulator {
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(64 * 1024);
+  dim3 index;
+  bool done;
+};
+
+inline dim3 block, grid;
+inline Fiber* current;
+inline ucontext_t scheduler;
+inline const std::function<void()>* kernel;
+inline int counted;
+
+inline void pause() { swapcontext(&current->context, &scheduler); }
+
+inline void enter() {
+  (*kernel)();
+  current->done = true;
+  pause();
+}
+
+// kernel() once per thread of every block.
+inline void run(dim3 blocks, int threads, const std::function<void()>& body) {
+  static std::vector<std::unique_ptr<Fiber>> fibers;
+  while (static_cast<int>(fibers.size()) < threads) fibers.push_back(std::make_unique<Fiber>());
+  kernel = &body;
+  grid = blocks;
+  for (unsigned b = 0; b < blocks.x * blocks.y; ++b) {
+    block = dim3(b % blocks.x, b / blocks.x);
+    for (int t = 0; t < threads; ++t) {
+      Fiber& fiber = *fibers[t];
+      fiber.index = dim3(t);
+      fiber.done = false;
+      getcontext(&fiber.context);
+      fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, enter, 0);
+    }
+    for (bool alive = true; alive;) {  // one round per barrier
+      alive = false;
+      for (int t = 0; t < threads; ++t) {
+        if (fibers[t]->done) continue;
+        current = fibers[t].get();
+        swapcontext(&scheduler, &current->context);
+        alive |= !current->done;
+      }
+    }
+  }
+}
+
+}  // namespace emulator
+
+#define threadIdx (emulator::current->index)
+#define blockIdx (emulator::block)
+#define gridDim (emulator::grid)
+
+inline void __syncthreads() { emulator::pause(); }
+inline int __syncthreads_count(bool flag) {
+  emulator::counted = 0;
+  emulator::pause();
+  emulator::counted += flag;
+  emulator::pause();
+  const int count = emulator::counted;
+  emulator::pause();
+  return count;
+}
+inline uint32_t atomicAdd(uint32_t* at, uint32_t value) {
+  const uint32_t before = *at;
+  *at += value;
+  return before;
+}
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+
+using cudaError_t = int;
+inline constexpr cudaError_t cudaSuccess = 0;
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return ""; }
