@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 
 comma = ,
 SOURCES = pyproject.toml CMakeLists.txt $(shell find cpp python -type f -not -name '*.pyc')
-CPP = $(shell find cpp bench -name '*.hpp' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
+CPP = $(shell find cpp bench tests -name '*.hpp' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: build reproduce test test-all bench lint format clean
 
