@@ -9,7 +9,7 @@ comma = ,
 SOURCES = pyproject.toml CMakeLists.txt $(shell find cpp python -type f -not -name '*.pyc')
 CPP = $(shell find cpp bench tests -name '*.hpp' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build reproduce test test-all bench lint format clean
+.PHONY: build reproduce test test-all sanitize bench lint format clean
 
 build: $(VENV)/.installed-train
 
@@ -21,6 +21,15 @@ test: $(VENV)/.installed-test$(addprefix -,$(EXTRAS))
 
 test-all: $(VENV)/.installed-test$(addprefix -,$(EXTRAS))
 	$(BIN)/python -m pytest -m ''
+
+# The ops' tests on a core with the address and undefined-behaviour sanitizers, in a venv of its own.
+SANITIZERS = $(foreach name,asan ubsan,$(shell g++ -print-file-name=lib$(name).so))
+sanitize:
+	$(PYTHON) -m venv $(VENV)-sanitize
+	$(VENV)-sanitize/bin/pip install -q '.[test]' -C cmake.define.BITLAW_SANITIZE=ON \
+	  -C cmake.define.BITLAW_CUDA=OFF -C build-dir=build/sanitize
+	LD_PRELOAD='$(SANITIZERS)' ASAN_OPTIONS=detect_leaks=0 \
+	  $(VENV)-sanitize/bin/python -m pytest tests/ops -k 'not fork and not threads'
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench.ops
@@ -49,4 +58,4 @@ $(VENV)/.installed-%: $(SOURCES) | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) $(VENV)-sanitize
