@@ -17,9 +17,10 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from bitlaw.laws import diagnose, interval, solve
+from bitlaw.laws import diagnose, forms, interval, solve
 from bitlaw.laws.interval import Resamples
-from bitlaw.laws.record import LAWS, Fit, SchemeFit
+from bitlaw.laws.objective import Objective
+from bitlaw.laws.record import Fit, SchemeFit
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 
@@ -28,6 +29,7 @@ HUBER_EFFICIENCY = 1.345  # delta in standard deviations: 95 % efficient on norm
 POWER = 0.8  # of the minimum detectable difference
 UNBOUNDED = math.log(1e4)  # |log eff| beyond which the end of an interval says nothing
 HARDLY_BOUNDED = math.log(4)  # distance of an end of an interval from log eff that says little
+STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
 LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
@@ -53,8 +55,7 @@ def fit(
     Raises:
         ValueError: unknown law, a level outside (0, 1), fewer than 20 resamples, delta <= 0.
     """
-    if law not in LAWS:
-        raise ValueError(f"law must be one of {sorted(LAWS)}, got {law!r}")
+    forms.find(law)
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
     if resamples < 20:
@@ -181,6 +182,8 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
         rms=float(np.sqrt(np.mean(residual**2))),
         r2=1 - float(np.var(residual) / np.var(log_loss)),
         residuals=tuple(zip(runs.run_id.tolist(), residual.tolist(), strict=True)),
+        minimised=Objective("log", delta),
+        table={name: tuple(getattr(runs, name).tolist()) for name in STORED},
         bootstrap=draws.method,
         noise=draws.shares,
         eff_against_b=at_b,
