@@ -47,10 +47,10 @@ def test_nm_gmse_equals_sampling():
 
 def test_the_curve_recovers_the_coefficients_it_was_drawn_from():
     errors = np.array([gmse(f"w={b}") for b in (1, 2, 3, 4)])
-    eff = np.stack([capacity.capacity(errors, f=f, c=c) for f, c in ((0.4, 1.3), (0.9, 0.7))])
-    f, c = capacity.fit_capacity(errors, eff)
+    eff = np.stack([capacity.capacity(errors, f=f, k=k) for f, k in ((0.4, 1.3), (0.9, 0.7))])
+    f, k = capacity.fit_capacity(errors, eff)
     np.testing.assert_allclose(f, [0.4, 0.9], rtol=1e-5)
-    np.testing.assert_allclose(c, [1.3, 0.7], rtol=1e-5)
+    np.testing.assert_allclose(k, [1.3, 0.7], rtol=1e-5)
 
 
 @pytest.mark.parametrize("left_out", [2, 3])

@@ -1,6 +1,6 @@
 """The multiplier of a compression that was never trained, from its error on normal numbers.
 
-    eff = tanh(F * log_{1/4} GMSE)^C
+    eff = tanh(F * log_{1/4} GMSE)^K
 
 GMSE is the mean squared error of the compression on N(0, 1), its scale the best one. The curve goes
 through the measured multipliers of its kind (weights, activations, sparsity); the multipliers of
@@ -77,20 +77,20 @@ def nm_gmse(n: int, m: int) -> float:
     return float(integrate.quad(density, 0, 12)[0])
 
 
-def capacity(gmse: ArrayLike, *, f: ArrayLike, c: ArrayLike) -> Array:
-    """tanh(F * log_{1/4} GMSE)^C, 1 for an error of 0."""
+def capacity(gmse: ArrayLike, *, f: ArrayLike, k: ArrayLike) -> Array:
+    """tanh(F * log_{1/4} GMSE)^K, 1 for an error of 0."""
     gmse = np.asarray(gmse, np.float64)
     if np.any((gmse < 0) | (gmse >= 1)):
         raise ValueError(f"gmse must be in [0, 1), got {gmse}")
     with np.errstate(divide="ignore"):
         bits = -np.log(gmse) / np.log(4)
-    return np.tanh(np.asarray(f) * bits) ** np.asarray(c)
+    return np.tanh(np.asarray(f) * bits) ** np.asarray(k)
 
 
 def fit_capacity(gmse: ArrayLike, eff: ArrayLike) -> tuple[Array, Array]:
-    """(F, C) of the curve closest to these multipliers, least squares of log eff.
+    """(F, K) of the curve closest to these multipliers, least squares of log eff.
 
-    For fixed F it is linear in C, so the search is over F alone.
+    For fixed F it is linear in K, so the search is over F alone.
 
     Args:
         gmse: f64[points]; at least two different ones.
@@ -102,10 +102,10 @@ def fit_capacity(gmse: ArrayLike, eff: ArrayLike) -> tuple[Array, Array]:
     log_eff = np.log(eff)
 
     def projected(log_f: Array) -> tuple[Array, Array]:
-        log_tanh = np.log(capacity(gmse, f=np.exp(log_f)[..., None], c=1.0))
-        c = np.sum(log_eff * log_tanh, axis=-1) / np.maximum(np.sum(log_tanh**2, axis=-1), 1e-300)
-        c = np.maximum(c, 0)
-        return c, np.sum((log_eff - c[..., None] * log_tanh) ** 2, axis=-1)
+        log_tanh = np.log(capacity(gmse, f=np.exp(log_f)[..., None], k=1.0))
+        k = np.sum(log_eff * log_tanh, axis=-1) / np.maximum(np.sum(log_tanh**2, axis=-1), 1e-300)
+        k = np.maximum(k, 0)
+        return k, np.sum((log_eff - k[..., None] * log_tanh) ** 2, axis=-1)
 
     # The sum of squares may have a second, shallow valley: the best of a grid first.
     grid = np.linspace(*np.log(FACTORS), 60)
@@ -156,8 +156,8 @@ def predict(
                 f"scheme must have measured parts or at least {POINTS} measured ones of each kind "
                 f"({kind}=...), got {scheme!r} and {sorted(known) or 'none'}"
             )
-        f, c = fit_capacity(list(errors.values()), np.stack(list(known.values()), axis=-1))
-        product = product * capacity(gmse(part), f=f, c=c)
+        f, k = fit_capacity(list(errors.values()), np.stack(list(known.values()), axis=-1))
+        product = product * capacity(gmse(part), f=f, k=k)
         how.append(f"{part} from GMSE by {len(known)} measured {kind}=...")
     return Predicted(product, "product of " + ", ".join(how) if len(how) > 1 else how[0])
 
