@@ -48,11 +48,11 @@ def log_axis(axes: Axes) -> None:
 
 
 def plain(x: float) -> str:
-    """5000 as 5k, 2e6 as 2M, below a thousand as it is."""
-    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if x >= unit:
-            return f"{x / unit:g}{suffix}"
-    return f"{x:g}"
+    """5000 as 5k, 2e6 as 2M, 1.6384e10 as 16.4G, below a thousand as it is, in three digits."""
+    for unit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= 0.9995 * unit:
+            return f"{x / unit:.3g}{suffix}"
+    return f"{x:.3g}"
 
 
 @styled
