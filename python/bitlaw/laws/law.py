@@ -97,7 +97,7 @@ class Law:
         for argument in inspect.signature(form).parameters.values():
             if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
                 raise ValueError(f"law {name} must name its arguments, got {argument}")
-            found = [x for x in getattr(hints.get(argument.name), "__metadata__", ())]
+            found = getattr(hints.get(argument.name), "__metadata__", ())
             place = next((x for x in found if isinstance(x, Range)), None)
             if argument.kind is argument.KEYWORD_ONLY or place is not None:
                 text = about.get(argument.name, "")
@@ -178,7 +178,9 @@ def imported(name: str) -> Law:
     try:
         form = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"law must be module:function that can be imported, got {name!r}: {error}")
+        raise ValueError(
+            f"law must be module:function that can be imported, got {name!r}: {error}"
+        ) from error
     if not inspect.isfunction(form):
         raise ValueError(f"law must name a function, got {name!r}, a {type(form).__name__}")
     return Law.of(form, name)

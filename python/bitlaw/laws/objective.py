@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,8 @@ Array = NDArray[np.float64]
 
 RESIDUALS = ("log", "log10", "loss")
 REDUCTIONS = ("sum", "mean")
+DEFAULT_DELTA = 0.01  # 1 % of the loss: about the seed noise of a small model
+HUBER_EFFICIENCY = 1.345  # delta in standard deviations: 95 % efficient on normal noise
 SQUARES = 1e100  # as a delta: no residual is an outlier
 
 
@@ -58,3 +62,21 @@ class Objective:
         name = {"log": "log L", "log10": "log10 L", "loss": "L"}[self.residual]
         kind = "squares / 2" if self.delta is None else f"Huber, delta = {self.delta:.4g},"
         return f"{self.reduction} of {kind} of the residuals of {name}"
+
+
+def replicate_delta(cells: Sequence[Hashable], loss: Array) -> tuple[float, str]:
+    """Huber's delta on log residuals, and where it came from.
+
+    1.345 pooled standard deviations of log loss over the runs of equal ``cells``.
+    """
+    groups: dict[Hashable, list[float]] = {}
+    for cell, one in zip(cells, loss, strict=True):
+        groups.setdefault(cell, []).append(math.log(one))
+    freedom = len(loss) - len(groups)
+    if freedom:
+        squares = sum(float(np.var(group)) * len(group) for group in groups.values())
+        sd = math.sqrt(squares / freedom)
+        if sd > 1e-6:  # identical replicates are copies, not noise
+            source = f"{HUBER_EFFICIENCY} x replicate sd {sd:.2%} ({freedom} degrees of freedom)"
+            return HUBER_EFFICIENCY * sd, source
+    return DEFAULT_DELTA, "default (no replicates in the table)"

@@ -131,7 +131,7 @@ class Fit:
     eff_against_b: tuple[AtB, ...] = ()
     held_out: HeldOut | None = None
     without_flagged: Fit | None = None
-    minimised: Objective = Objective()
+    minimised: Objective = field(default_factory=Objective)
     starts: tuple[float, ...] = ()
     param_status: dict[str, tuple[str, ...]] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()

@@ -17,7 +17,11 @@ a thousand refits take a second.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,7 @@ Array = NDArray[np.float64]
 EXPONENTS = (0.01, 2.0)  # bounds of b and d; a fit that ends on one says so
 SMALLEST_AMPLITUDE = 1e-6  # of A_C in nats: keeps eff finite, and its log
 GRID = 20  # values of b and of d
+PIECE = 500_000  # numbers in the largest array of one thread: it stays in the cache
 STARTS = 8  # grid points that are polished
 
 
@@ -61,6 +66,14 @@ class Design:
     def size(self) -> int:
         """The number of parameters."""
         return self.schemes + 4
+
+    def response(self, theta: Array) -> Array:
+        """What is compared with log L: f64[batch, rows]."""
+        return np.log(predict(self, theta))
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]:
+        """The response and its derivative, as `log_jacobian`."""
+        return log_jacobian(self, theta)
 
     def bounds(self) -> tuple[Array, Array]:
         """Lower and upper bounds of the parameters."""
@@ -103,9 +116,17 @@ def log_eff(design: Design, theta: Array) -> Array:
     return (amplitudes[:, :1] - amplitudes) / theta[:, -2:-1]
 
 
-def objective(design: Design, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
-    """Summed Huber of the log residuals, f64[batch]."""
-    size = np.abs(np.log(predict(design, theta)) - log_loss)
+class Model(Protocol):
+    """What `polish` moves through: a Design, or any law's `problem.Problem`."""
+
+    def response(self, theta: Array) -> Array: ...
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]: ...
+
+
+def objective(model: Model, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
+    """Summed Huber of the residuals, f64[batch]."""
+    size = np.abs(model.response(theta) - log_loss)
     huber = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
     return np.sum(weight * huber, axis=1)
 
@@ -122,6 +143,14 @@ def fit_one(
 
     ``b`` and ``d`` hold an exponent at that value.
     """
+    theta, value = fit_starts(design, log_loss, delta, b, d)
+    return theta[np.argmin(value)]
+
+
+def fit_starts(
+    design: Design, log_loss: Array, delta: float, b: float | None = None, d: float | None = None
+) -> tuple[Array, Array]:
+    """Where each start of `fit_one` ends, f64[<= STARTS, parameters], and its objective there."""
     starts = grid_search(design, log_loss, delta, b, d)
     lower, upper = design.bounds()
     for place, value in ((-2, b), (-1, d)):
@@ -130,7 +159,7 @@ def fit_one(
     tile = (len(starts), 1)
     y, weight = np.tile(log_loss, tile), np.ones((len(starts), len(log_loss)))
     theta = polish(design, starts, y, weight, delta, lower, upper, tolerance=1e-12)
-    return theta[np.argmin(objective(design, theta, y, weight, delta))]
+    return theta, objective(design, theta, y, weight, delta)
 
 
 def grid_search(
@@ -196,7 +225,7 @@ def _masked_solve(gram: Array, right: Array, free: NDArray[np.bool_], extra: Arr
 
 
 def polish(
-    design: Design,
+    model: Model,
     theta: Array,
     log_loss: Array,
     weight: Array,
@@ -208,26 +237,31 @@ def polish(
 ) -> Array:
     """Parameters f64[batch, parameters] at a local minimum of the objective within the bounds.
 
+    The bounds are of one or of every element of the batch; ``log_loss`` is what the model's
+    response is compared with.
+
     Levenberg-Marquardt on the re-weighted residuals. A coordinate on a bound is held while the
     gradient pushes it outwards. Each element of the batch stops when a step gains less than
     ``tolerance`` of its objective, or when no step gains.
     """
     theta = np.clip(theta, lower, upper)
-    value = objective(design, theta, log_loss, weight, delta)
+    lower, upper = (np.broadcast_to(bound, theta.shape) for bound in (lower, upper))
+    value = objective(model, theta, log_loss, weight, delta)
     damping = np.full(len(theta), 1e-3)
     running = np.arange(len(theta))
     for _ in range(steps):
         here, y, w = theta[running], log_loss[running], weight[running]
-        fitted, jacobian = log_jacobian(design, here)
+        fitted, jacobian = model.jacobian(here)
         residual = fitted - y
         weighted = jacobian * (w * huber_weight(residual, delta))[:, :, None]
         gradient = np.einsum("bnp,bn->bp", weighted, residual)
         gram = np.swapaxes(weighted, 1, 2) @ jacobian
-        held = ((here <= lower) & (gradient >= 0)) | ((here >= upper) & (gradient <= 0))
+        low, high = lower[running], upper[running]
+        held = ((here <= low) & (gradient >= 0)) | ((here >= high) & (gradient <= 0))
         scale = np.einsum("bpp->bp", gram)
         extra = damping[running, None] * scale + 1e-14 * np.max(scale, axis=1, keepdims=True)
-        trial = np.clip(here - _masked_solve(gram, gradient, ~held, extra), lower, upper)
-        trial_value = objective(design, trial, y, w, delta)
+        trial = np.clip(here - _masked_solve(gram, gradient, ~held, extra), low, high)
+        trial_value = objective(model, trial, y, w, delta)
         gain = value[running] - trial_value
         better = gain > 0
         theta[running[better]] = trial[better]
@@ -238,3 +272,18 @@ def polish(
         if not len(running):
             break
     return theta
+
+
+def in_pieces(
+    one: Callable[[NDArray[np.int64]], Array], count: int, per_element: int, most: int = PIECE
+) -> Array:
+    """``one(rows)`` over pieces of range(count) that fit in memory, joined; a thread per core.
+
+    The pieces do not depend on the number of cores, so neither do the results.
+    """
+    pieces = max(1, count * per_element // most)
+    parts = np.array_split(np.arange(count), min(pieces, max(count, 1)))
+    if len(parts) == 1:
+        return one(parts[0])
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return np.concatenate(list(pool.map(one, parts)))
