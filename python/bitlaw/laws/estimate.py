@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def fit_table(
     level: float,
     resamples: int,
     seed: int,
-    starts: int = search.STARTS,
+    hold: dict[str, float],
 ) -> Fit:
     """The law fitted to the table; arguments as of `fit`."""
     rows, table = len(table) + len(table.excluded), table.converged()
@@ -53,7 +54,7 @@ def fit_table(
     chosen, delta_source = _objective(objective, delta, [*kept.values()], scheme, loss)
     names = tuple(ordered(scheme.tolist()))
     number = np.array([names.index(name) for name in scheme.tolist()], np.int64)
-    problem = Problem.of(law, kept, loss, chosen, number, names)
+    problem = Problem.of(law.holding(hold) if hold else law, kept, loss, chosen, number, names)
     stored = {"run_id": tuple(table.run_id)}
     if law.has_schemes:
         stored["scheme"] = tuple(scheme.tolist())
@@ -67,9 +68,12 @@ def fit_table(
     status = unidentified(problem, sizes)
     if status:
         return Fit(**common, status=status, params={}, intervals={})
-    found = search.search(problem, starts)
+    found = search.search(problem)
     sample = Units(sizes, seeds, _configuration(law, kept, scheme), problem.target)
-    return Fit(**common, **_numbers(problem, found, sample, table.run_id, level, resamples, seed))
+    numbers = _numbers(problem, found, sample, table.run_id, level, resamples, seed)
+    fit = Fit(**common, **numbers)
+    held = {name: (f"held at {value:g}",) for name, value in hold.items()}
+    return replace(fit, params=fit.params | hold, param_status=fit.param_status | held)
 
 
 def _given(table: Table, law: Law, name: str) -> bool:

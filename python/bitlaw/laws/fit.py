@@ -41,6 +41,7 @@ def fit(
     delta: float | None = None,
     seed: int = 0,
     objective: Objective | None = None,
+    hold: Mapping[str, float] | None = None,
 ) -> Fit:
     """The law fitted to these runs.
 
@@ -54,6 +55,7 @@ def fit(
         seed: of the bootstrap.
         objective: what is minimised, instead of the sum of Huber with ``delta`` on log residuals;
             not for ``effective``.
+        hold: coefficients that are not fitted, and their values; not for ``effective``.
 
     Raises:
         ValueError: unknown law, a level outside (0, 1), fewer than 20 resamples, delta <= 0,
@@ -74,9 +76,13 @@ def fit(
             if isinstance(runs, Runs)
             else runs
         )
-        return estimate.fit_table(table, known, objective, delta, level, resamples, seed)
-    if objective is not None:
-        raise ValueError(f"objective of law effective must be left to delta, got {objective}")
+        return estimate.fit_table(
+            table, known, objective, delta, level, resamples, seed, dict(hold or {})
+        )
+    if objective is not None or hold:
+        raise ValueError(
+            f"objective and hold must be of another law than effective, got {objective or hold}"
+        )
     if isinstance(runs, Table):
         record = fit(runs.runs(), law, level, resamples, delta, seed)
         excluded = (*runs.excluded, *record.excluded)

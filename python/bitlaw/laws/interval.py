@@ -29,6 +29,7 @@ from bitlaw.laws.solve import Array
 
 UNITS_FOR_CLUSTER = 10
 COMPONENTS = ("size and seed", "trunk", "run")
+LARGEST_UNIT = 1000  # runs; the noise model's matrices grow with its square
 SHARE_STEPS = 20  # shares of the variance move in steps of 1 / SHARE_STEPS
 
 
@@ -71,6 +72,8 @@ class Sample(Protocol):
     @property
     def target(self) -> Array: ...
 
+    def __len__(self) -> int: ...
+
 
 class BoundedModel(solve.Model, Protocol):
     """A model that knows the bounds of its parameters: `solve.Design`, `problem.Problem`."""
@@ -86,6 +89,9 @@ class Units:
     seed: NDArray
     scheme: NDArray
     target: Array
+
+    def __len__(self) -> int:
+        return len(self.target)
 
 
 def units(runs: Sample) -> NDArray[np.int64]:
@@ -121,9 +127,15 @@ def parametric(
     lower, upper = model.bounds()
     inside = (theta > lower) & (theta < upper)
     groups = component_labels(runs)
-    shares, probability, scale = share_likelihood(
-        runs.target - fitted[0], jacobian[0][:, inside], groups, units(runs)
-    )
+    residual, alone = runs.target - fitted[0], ""
+    if np.bincount(units(runs)).max() > LARGEST_UNIT:
+        shares, probability = np.array([[0.0, 0.0, 1.0]]), np.ones(1)
+        scale = np.array([residual @ residual])
+        alone = f", runs as independent: over {LARGEST_UNIT} in a unit"
+    else:
+        shares, probability, scale = share_likelihood(
+            residual, jacobian[0][:, inside], groups, units(runs)
+        )
     pick = rng.choice(len(shares), size=resamples, p=probability)
     freedom = max(1, len(runs) - int(inside.sum()))
     variance = scale[pick] / rng.chisquare(freedom, resamples)
@@ -137,7 +149,7 @@ def parametric(
         _refit(model, theta, log_loss, weight, delta),
         log_loss,
         weight,
-        f"parametric bootstrap ({count} units of size and seed, {resamples} resamples)",
+        f"parametric bootstrap ({count} units of size and seed, {resamples} resamples{alone})",
         dict(zip(COMPONENTS, (probability @ shares).tolist(), strict=True)),
     )
 

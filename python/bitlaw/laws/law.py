@@ -12,8 +12,9 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, get_type_hints
 
 import numpy as np
@@ -135,6 +136,22 @@ class Law:
         """Whether a coefficient is one per scheme."""
         return any(coefficient.range.per_scheme for coefficient in self.coefficients)
 
+    def holding(self, values: Mapping[str, float]) -> Law:
+        """The law with some coefficients held at these values: fewer are left to fit.
+
+        Raises:
+            ValueError: it has no such coefficient, one per scheme cannot be held, or none is left.
+        """
+        known = {c.name for c in self.coefficients if not c.range.per_scheme}
+        if not set(values) <= known or len(values) == len(self.coefficients):
+            raise ValueError(f"hold must be some of {sorted(known)}, got {sorted(values)}")
+        left = tuple(
+            replace(c, range=replace(c.range, scale=_with_values(c.range.scale, values)))
+            for c in self.coefficients
+            if c.name not in values
+        )
+        return replace(self, form=partial(self.form, **values), coefficients=left)
+
     def predict(self, columns: dict, params: dict, scheme: str = "dense") -> np.ndarray:
         """The loss where the table's columns and the coefficients have these values.
 
@@ -156,6 +173,18 @@ class Law:
             else:
                 raise ValueError(f"scheme must be identified by the fit, got {scheme!r}")
         return self.form(**(self.defaults | columns), **values)
+
+
+def _with_values(scale: tuple, values: Mapping[str, float]) -> tuple:
+    """The scale with the powers that are coefficients of known value as numbers."""
+
+    def number(power: str | float) -> str | float:
+        name = power.removeprefix("-") if isinstance(power, str) else ""
+        if name not in values:
+            return power
+        return -values[name] if power != name else values[name]
+
+    return tuple((column, number(power)) for column, power in scale)
 
 
 def _argument_docs(form: Callable) -> dict[str, str]:

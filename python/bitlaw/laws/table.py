@@ -81,12 +81,15 @@ class Table:
         ids = self.columns.get("run_id", self.rows)
         return [str(x) for x in ids.tolist()]
 
+    def __getitem__(self, rows: NDArray) -> Table:
+        """The table of some of the rows, by mask or index; the others are not noted."""
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Table(columns, self.rows[rows], self.excluded, self.source)
+
     def without(self, mask: NDArray[np.bool_], reason: str) -> Table:
         """The table without the runs of the mask, which are noted as excluded."""
-        ids = self.run_id
-        gone = tuple((ids[k], reason) for k in np.flatnonzero(mask))
-        columns = {name: column[~mask] for name, column in self.columns.items()}
-        return Table(columns, self.rows[~mask], self.excluded + gone, self.source)
+        gone = tuple((run_id, reason) for run_id in self[mask].run_id)
+        return replace(self[~mask], excluded=self.excluded + gone)
 
     def renamed(self, columns: Mapping[str, str]) -> Table:
         """The table with columns under new names: {new: old}."""
