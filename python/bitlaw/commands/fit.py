@@ -251,7 +251,7 @@ def _table(rows: list[list[str]]) -> list[str]:
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if k == 0 or row[-1:] == [cell] and k == len(row) - 1 else
+            cell.ljust(width) if k == 0 or (row[-1:] == [cell] and k == len(row) - 1) else
             cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitlaw.laws import diagnose, interval, profile, search
+from bitlaw.laws.draws import kept
 from bitlaw.laws.interval import Units
 from bitlaw.laws.law import Law
 from bitlaw.laws.objective import Objective, replicate_delta
@@ -199,6 +200,7 @@ def _numbers(
         "rms": float(np.sqrt(np.mean(residual**2))),
         "r2": 1 - float(np.var(residual) / np.var(target)),
         "residuals": tuple(zip(ids, residual.tolist(), strict=True)),
+        "draws": kept(params, drawn, draws.widening),
         "bootstrap": draws.method,
         "noise": draws.shares,
         "starts": tuple(end / count for end in found.ends),

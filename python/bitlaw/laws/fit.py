@@ -17,7 +17,9 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from bitlaw.laws import diagnose, estimate, forms, interval, profile, solve
+from bitlaw.laws import diagnose, estimate, forms, interval, nested, profile, solve
+from bitlaw.laws import draws as keep
+from bitlaw.laws.cores import one_blas_thread
 from bitlaw.laws.interval import Resamples
 from bitlaw.laws.objective import Objective, replicate_delta
 from bitlaw.laws.problem import Problem
@@ -33,6 +35,7 @@ STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
 LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
+@one_blas_thread
 def fit(
     runs: Runs | Table,
     law: str = "effective",
@@ -205,6 +208,8 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
         noise=draws.shares,
         eff_against_b=at_b,
         held_out=diagnose.hold_out(runs, names, delta, theta[-2]),
+        draws=_draws(design, theta, draws, names),
+        drifts=nested.drifts(runs, design, theta, log_loss, draws, record.level),
     )
 
 
@@ -213,6 +218,21 @@ def _params(design: Design, theta: Array) -> dict[str, float]:
     c, e, b, d = theta[design.schemes :].tolist()
     a = float(theta[0]) * design.n0**b
     return {"a": a, "b": b, "c": c * design.d0**d, "d": d, "e": e}
+
+
+def _draws(
+    design: Design, theta: Array, draws: Resamples, names: list[str]
+) -> dict[str, tuple[float, ...]]:
+    """The resamples that the record keeps: the law's coefficients and every scheme's eff."""
+
+    def named(rows: Array) -> dict[str, Array]:
+        every = [_params(design, row) for row in rows]
+        found = {name: np.array([row[name] for row in every]) for name in every[0]}
+        effs = np.exp(solve.log_eff(design, rows)).T
+        return found | {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
+
+    fitted = {name: float(value[0]) for name, value in named(theta[None]).items()}
+    return keep.kept(fitted, named(draws.theta[: keep.MOST]), draws.widening)
 
 
 def _profiles(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bitlaw.laws import solve
+from bitlaw.laws.cores import in_pieces, one_blas_thread
 from bitlaw.laws.solve import Array
 
 UNITS_FOR_CLUSTER = 10
@@ -105,6 +106,7 @@ def _labels(*columns: NDArray) -> NDArray[np.int64]:
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
+@one_blas_thread
 def resample(
     runs: Sample, model: BoundedModel, theta: Array, delta: float, resamples: int, seed: int = 0
 ) -> Resamples:
@@ -284,4 +286,4 @@ def _refit(model: BoundedModel, theta: Array, target: Array, weight: Array, delt
         starts = np.tile(theta, (len(rows), 1))
         return solve.polish(model, starts, target[rows], weight[rows], delta, lower, upper)
 
-    return solve.in_pieces(one, len(target), target.shape[1] * len(theta))
+    return in_pieces(one, len(target), target.shape[1] * len(theta))

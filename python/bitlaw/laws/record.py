@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitlaw.laws import forms
 from bitlaw.laws.diagnose import AtB, HeldOut
+from bitlaw.laws.nested import Drift
 from bitlaw.laws.objective import Objective
 
 
@@ -109,6 +110,8 @@ class Fit:
     derived         what follows from the coefficients (multipliers, predictions), by name
     references      published and measured numbers to stand beside `params` and `derived`
     source          of the table: a file, or the registry's name, source and licence
+    draws           joint resamples of the coefficients by name, and of ``eff[scheme]``
+    drifts          nested tests of a constant eff (law effective)
     """
 
     law: str
@@ -139,6 +142,8 @@ class Fit:
     derived: dict[str, float] = field(default_factory=dict)
     references: tuple[Reference, ...] = ()
     source: str = ""
+    draws: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    drifts: tuple[Drift, ...] = ()
 
     def scheme(self, name: str) -> SchemeFit:
         """The entry of one scheme."""
@@ -192,7 +197,7 @@ class Fit:
                 raise ValueError(f"fit must have a field {entry.name!r}, got {sorted(record)}")
         values["schemes"] = tuple(_typed(SchemeFit, entry) for entry in values["schemes"])
         values["eff_against_b"] = tuple(_typed(AtB, x) for x in values.get("eff_against_b", ()))
-        for name, kind in (("profiles", Profile), ("references", Reference)):
+        for name, kind in (("profiles", Profile), ("references", Reference), ("drifts", Drift)):
             values[name] = tuple(_typed(kind, entry) for entry in values.get(name, ()))
         if "minimised" in values:
             values["minimised"] = _typed(Objective, values["minimised"])

@@ -16,6 +16,7 @@ from scipy import optimize
 from scipy.stats import qmc
 
 from bitlaw.laws import solve
+from bitlaw.laws.cores import in_pieces, one_blas_thread
 from bitlaw.laws.problem import Array, Problem
 
 SCREENED = 256  # points of the sequence, a power of two
@@ -33,6 +34,7 @@ class Found:
     status: tuple[str, ...]
 
 
+@one_blas_thread
 def search(problem: Problem, starts: int = STARTS, extra: Array | None = None) -> Found:
     """The best local minimum from ``starts`` starts and the vectors ``extra``.
 
@@ -147,7 +149,7 @@ def refit(
             low[rows], high[rows], tolerance,
         )  # fmt: skip
 
-    return solve.in_pieces(one, len(z), per_element)
+    return in_pieces(one, len(z), per_element)
 
 
 def _lbfgs(problem: Problem, start: Array, lower: Array, upper: Array) -> Array:

@@ -17,9 +17,6 @@ a thousand refits take a second.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,7 +28,6 @@ Array = NDArray[np.float64]
 EXPONENTS = (0.01, 2.0)  # bounds of b and d; a fit that ends on one says so
 SMALLEST_AMPLITUDE = 1e-6  # of A_C in nats: keeps eff finite, and its log
 GRID = 20  # values of b and of d
-PIECE = 500_000  # numbers in the largest array of one thread: it stays in the cache
 STARTS = 8  # grid points that are polished
 
 
@@ -272,18 +268,3 @@ def polish(
         if not len(running):
             break
     return theta
-
-
-def in_pieces(
-    one: Callable[[NDArray[np.int64]], Array], count: int, per_element: int, most: int = PIECE
-) -> Array:
-    """``one(rows)`` over pieces of range(count) that fit in memory, joined; a thread per core.
-
-    The pieces do not depend on the number of cores, so neither do the results.
-    """
-    pieces = max(1, count * per_element // most)
-    parts = np.array_split(np.arange(count), min(pieces, max(count, 1)))
-    if len(parts) == 1:
-        return one(parts[0])
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return np.concatenate(list(pool.map(one, parts)))
