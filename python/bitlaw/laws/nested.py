@@ -68,6 +68,8 @@ def drifts(
 
     A test that the runs do not allow (a scheme at one size, too few units) is left out.
     """
+    if design.schemes < 2:
+        return ()
     found = []
     sensitivity = _sensitivity(design, theta)
     compressed = design.scheme > 0
@@ -126,9 +128,10 @@ def added_terms(
     rest = gram[p:, p:] - gram[:p, p:].T @ beta
     zz, zy, yy = rest[:terms, :terms], rest[:terms, -1], rest[-1, -1]
     own = np.diag(gram)[p : p + terms]
-    if freedom < 1 or np.linalg.eigvalsh(zz / np.sqrt(np.outer(own, own))).min() < (
-        SMALLEST_INFORMATION
-    ):
+    if freedom < 1 or not own.all():
+        return None
+    information = np.linalg.eigvalsh(zz / np.sqrt(np.outer(own, own)))
+    if information.min() < SMALLEST_INFORMATION:
         return None
     estimate = np.linalg.solve(zz, zy)
     if draws.shares is not None:

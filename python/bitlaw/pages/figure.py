@@ -39,10 +39,10 @@ def panels(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Fig
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
-def log_axis(axes: Axes) -> None:
-    """A logarithmic x axis with plain numbers: 5k, 10k, 20k."""
+def log_axis(axes: Axes, subs: tuple[float, ...] = (1, 2, 5)) -> None:
+    """A logarithmic x axis with plain numbers: 5k, 10k, 20k; `subs` in every decade."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

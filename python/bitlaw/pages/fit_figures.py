@@ -55,7 +55,7 @@ def curves(view: View) -> Figure | None:
             panel.plot(n, view.predict(n, budget, kind), color=view.color(kind), lw=1)
             panel.plot(view.n[rows], view.loss[rows], "o", ms=4, mfc="white", mew=0.9,
                        color=view.color(kind))  # fmt: skip
-        log_axis(panel)
+        log_axis(panel, (1, 3))
         panel.set_xlabel(label(view, view.size))
         if budget is not None:
             panel.set_title(f"({'abcd'[k]}) D = {plain(budget)}")
@@ -170,6 +170,34 @@ def residuals(view: View) -> Figure:
     axes[0].set_ylabel(what[view.fit.minimised.residual])
     legend(figure, view)
     return figure
+
+
+@styled
+def held_out(view: View) -> Figure | None:
+    """Predicted against measured loss of the runs held out, with their predictive intervals."""
+    if not view.hold_outs:
+        return None
+    kinds = dict(zip(view.fit.table["run_id"], _kinds(view), strict=True))
+    count = len(view.hold_outs)
+    figure, axes = panels(2.2 + 3.5 * count, 3.5, count)
+    for k, (panel, entry) in enumerate(zip(axes, view.hold_outs, strict=True)):
+        for run_id, measured, predicted, low, high in entry.rows:
+            color = view.color(kinds[run_id])
+            panel.plot([measured, measured], [low, high], color=color, lw=1, alpha=0.6)
+            panel.plot(measured, predicted, "o", ms=4, mfc="white", mew=0.9, color=color)
+        ends = [row[1] for row in entry.rows]
+        panel.axline((min(ends), min(ends)), slope=1, color="black", lw=0.8)
+        name = label(view, entry.column).partition(",")[0]
+        panel.set_title(f"({'ab'[k]}) {name} ≥ {plain(entry.value)}, {entry.rms:.2%} rms")
+        panel.set_xlabel("measured loss, nats")
+    axes[0].set_ylabel("predicted from smaller runs")
+    legend(figure, view)
+    return figure
+
+
+def _kinds(view: View) -> list[tuple]:
+    columns = [view.fit.table[name] for name in view.others]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(view.loss)
 
 
 @styled

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitlaw.laws import Fit, forms
+from bitlaw.laws import Fit, forms, holdout
+from bitlaw.laws.holdout import HoldOut
 from bitlaw.laws.runs import ordered
 from bitlaw.pages.figure import COLORS
 
@@ -68,6 +69,16 @@ class View:
         axes = (self.size, self.data)
         names = [name for name in self.law.columns if name not in axes and name in self.table]
         return [*names, *(["scheme"] if "scheme" in self.table and self.law.has_schemes else [])]
+
+    @cached_property
+    def hold_outs(self) -> tuple[HoldOut, ...]:
+        """The largest size and the largest budget, predicted; refits, hence kept."""
+        return holdout.hold_outs(self.fit)
+
+    @cached_property
+    def laws_compared(self) -> dict[str, tuple[HoldOut, ...]]:
+        """Hold-outs of every law that the table can be fitted with."""
+        return holdout.compare(self.fit)
 
     @property
     def n(self) -> Array:
