@@ -13,8 +13,8 @@ SPARSE = {
     "a_s": 16.8, "b_s": 0.722, "c_s": 45.0, "b_n": 0.245, "a_d": 6.90e8, "b_d": 0.203, "c": 0.651,
 }  # fmt: skip
 # Law -> (its columns, crossed; coefficients). Sources: chinchilla arXiv:2404.10102, sparse
-# 2309.08520 (T5), routed 2202.01169, precision 2411.04330, qat 2505.14302 (W4A4) on the dense law of
-# 2404.10102; capacity, gamma and average have no published coefficients of their own here.
+# 2309.08520 (T5), routed 2202.01169, precision 2411.04330, qat 2505.14302 (W4A4) on the dense law
+# of 2404.10102; capacity, gamma and average have no published coefficients of their own here.
 DESIGNS = {
     "chinchilla": ({"n_params": SIZES, "d_tokens": BUDGETS}, REPLICATION),
     "average": ({"n_average": SIZES, "d_tokens": BUDGETS}, REPLICATION),

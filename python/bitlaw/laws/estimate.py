@@ -20,7 +20,7 @@ from bitlaw.laws.table import Table
 
 SIZES = ("n_params", "n_average", "n_nonzero")
 TOGETHER = 1e-6  # smallest singular value of a Jacobian of unit columns that is not a zero
-PART = 0.1  # of a singular vector that a coefficient must have to be named with it
+PART = 1e-3  # of a singular vector that a coefficient must have to be named with it
 
 
 def fit_table(

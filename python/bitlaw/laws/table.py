@@ -250,18 +250,27 @@ def _columns(content: bytes, kind: str) -> dict[str, Sequence]:
     text = (gzip.decompress(content) if kind.endswith(".gz") else content).decode("utf-8-sig")
     if kind.startswith(".csv"):
         return _csv(text)
-    if kind == ".json" and isinstance(found := json.loads(text), dict):
-        keys = list(next(iter(found.values()), {}))
-        if all(isinstance(column, dict) and list(column) == keys for column in found.values()):
-            return {name: list(column.values()) for name, column in found.items()}  # by pandas
-        if not all(isinstance(column, list) for column in found.values()):
-            raise ValueError("runs must be columns or rows of one shape, got something else")
-        return found
-    lines = found if kind == ".json" else [json.loads(x) for x in text.splitlines() if x.strip()]
-    if not all(isinstance(line, dict) for line in lines):
+    lines = json.loads(text) if kind == ".json" else _lines(text)
+    if isinstance(lines, dict):
+        return _by_column(lines)
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
         raise ValueError("runs must be one JSON object per row, got something else")
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: [line.get(name) for line in lines] for name in names}
+
+
+def _lines(text: str) -> list:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _by_column(found: dict) -> dict[str, Sequence]:
+    """The columns of {name: values}, or of pandas' {name: {index: value}}."""
+    if all(isinstance(column, list) for column in found.values()):
+        return found
+    keys = next((list(column) for column in found.values() if isinstance(column, dict)), [])
+    if not all(isinstance(column, dict) and list(column) == keys for column in found.values()):
+        raise ValueError("runs must be columns or rows of one shape, got something else")
+    return {name: list(column.values()) for name, column in found.items()}
 
 
 def _csv(text: str) -> dict[str, Sequence]:
