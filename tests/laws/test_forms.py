@@ -86,7 +86,9 @@ def test_published_coefficients_are_found_again_in_a_table_drawn_from_them(name)
     assert all(status == ("ok",) for status in fit.param_status.values())
 
 
-def mine(n_params, d_tokens, *, a: Annotated[float, amplitude(n_params="b")], b: Exponent, e: Offset):
+def mine(
+    n_params, d_tokens, *, a: Annotated[float, amplitude(n_params="b")], b: Exponent, e: Offset
+):
     """Somebody's own law.
 
     Args:
