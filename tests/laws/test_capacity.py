@@ -68,13 +68,21 @@ def test_multipliers_multiply_in_the_published_table():
         for bits in (3, 4):
             predicted = capacity.predict(f"w={bits} s={s}", measured, gmse)
             assert predicted.eff[0] == pytest.approx(published.CAPACITY_SPARSE[bits][k], abs=0.09)
-            assert predicted.how == f"product of w={bits} measured, s={s} measured"
+            assert predicted.how == f"w={bits} measured; times s={s} measured"
 
 
 def test_activations_are_taken_from_what_they_were_measured_with():
     measured = {"w=4": np.array([0.8, 0.9]), "w=4 a=4": np.array([0.4, 0.45])}
     predicted = capacity.predict("a=4", measured, gmse)
     np.testing.assert_allclose(predicted.eff, 0.5)
+
+
+def test_a_prediction_says_how_well_its_curve_fits():
+    measured = {f"w={b}": [eff] for b, eff in WEIGHTS.items() if b != 3}
+    how = capacity.predict("w=3", measured, gmse).how
+    assert how.startswith("w=3 from its GMSE by w=1, w=2, w=4 (which the curve misses by ")
+    two = {name: eff for name, eff in measured.items() if name != "w=1"}
+    assert capacity.predict("w=3", two, gmse).how.endswith("(which the curve misses by 0%)")
 
 
 def test_too_little_to_predict_from_is_refused():

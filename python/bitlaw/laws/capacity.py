@@ -156,10 +156,17 @@ def predict(
                 f"scheme must have measured parts or at least {POINTS} measured ones of each kind "
                 f"({kind}=...), got {scheme!r} and {sorted(known) or 'none'}"
             )
-        f, k = fit_capacity(list(errors.values()), np.stack(list(known.values()), axis=-1))
+        effs = np.stack(list(known.values()), axis=-1)
+        f, k = fit_capacity(list(errors.values()), effs)
         product = product * capacity(gmse(part), f=f, k=k)
-        how.append(f"{part} from GMSE by {len(known)} measured {kind}=...")
-    return Predicted(product, "product of " + ", ".join(how) if len(how) > 1 else how[0])
+        curve = capacity(list(errors.values()), f=f[..., None], k=k[..., None])
+        off = float(np.max(np.abs(np.log(curve / effs)[0])))
+        how.append(
+            f"{part} from its GMSE by {', '.join(known)} (which the curve misses by {off:.0%})"
+        )
+    if not how:
+        raise ValueError(f"scheme must be a compression, got {scheme!r}")
+    return Predicted(product, "; times ".join(how))
 
 
 def _single_parts(measured: Mapping[str, ArrayLike]) -> dict[str, Array]:
