@@ -192,12 +192,13 @@ class Composition:
     eff: float
     product: float
     log_ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def compositions(
-    measured: Mapping[str, ArrayLike], intervals: Callable[[Array], tuple[float, float]]
+    measured: Mapping[str, ArrayLike],
+    intervals: Callable[[Array], tuple[float | None, float | None]],
 ) -> list[Composition]:
     """Every measured scheme whose parts were all measured alone: do the multipliers multiply?
 

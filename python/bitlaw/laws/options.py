@@ -97,25 +97,25 @@ def _renamed(law: str, size: str, **fixed: float) -> Callable[..., Array]:
     return loss
 
 
-def _of_schemes(
-    fit: Fit, describe: Describe, gmse: Gmse, extra: Sequence[str], zeros: str
-) -> list[Option]:
-    shared = _coefficients(fit)
-    measured = {
+def measured(fit: Fit) -> dict[str, Array]:
+    """f64[1 + draws] of every identified multiplier of an effective law, dense first."""
+    found = {
         entry.scheme: np.r_[entry.eff, fit.draws.get(f"eff[{entry.scheme}]", ())]
         for entry in fit.schemes
         if entry.eff is not None
     }
-    rows = max(map(len, shared.values()))
-    measured["dense"] = np.ones(rows)
-    found = []
-    for scheme in dict.fromkeys([*measured, *extra]):
-        how = ""
-        if scheme not in measured:
-            predicted = capacity.predict(scheme, measured, gmse)
+    return found | {"dense": np.ones(max(map(len, found.values()), default=1))}
+
+
+def _of_schemes(
+    fit: Fit, describe: Describe, gmse: Gmse, extra: Sequence[str], zeros: str
+) -> list[Option]:
+    shared, effs, found = _coefficients(fit), measured(fit), []
+    for scheme in dict.fromkeys([*effs, *extra]):
+        eff, how = effs.get(scheme), ""
+        if eff is None:
+            predicted = capacity.predict(scheme, effs, gmse)
             eff, how = predicted.eff, predicted.how
-        else:
-            eff = measured[scheme]
         found.append(_option(scheme, "effective", shared | {"eff": eff}, describe, zeros, how))
     return found
 

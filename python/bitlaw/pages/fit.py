@@ -109,7 +109,7 @@ def between(low: float | None, high: float | None) -> str:
     """An interval; an open end is unbounded."""
     if low is None and high is None:
         return NOTHING
-    ends = ["unbounded" if end is None else f"{end:.3g}" for end in (low, high)]
+    ends = ["unbounded" if end is None else f"{end:.4g}" for end in (low, high)]
     return " to ".join(ends)
 
 
@@ -146,6 +146,7 @@ def drawings(view: View) -> list[Drawn]:
     if not (fit.params and fit.table):
         return []
     size = LABELS.get(view.size, view.size).partition(",")[0]
+    base = f" of {view.name(view.base)}" if view.others else ""
     found = multipliers.drawings(view) if fit.law == "effective" else _of_any_law(view)
     found += [
         Drawn(
@@ -157,8 +158,8 @@ def drawings(view: View) -> list[Drawn]:
         Drawn(
             "isoflop",
             fit_figures.isoflop(view),
-            f"Loss at equal training FLOPs, 6 {size} D, of {view.name(view.base)}: curves of the "
-            "law, points the runs in the colour of their FLOPs, crosses the best sizes.",
+            f"Loss at equal training FLOPs, 6 {size} D{base}: curves of the law, points the runs "
+            "in the colour of their FLOPs, crosses the best sizes.",
         ),
         Drawn(
             "residuals",
@@ -169,8 +170,8 @@ def drawings(view: View) -> list[Drawn]:
         Drawn(
             "hold-outs",
             fit_figures.held_out(view),
-            "The largest size, and the largest budget, predicted by fits to all other runs, with "
-            f"{fit.level:.0%} predictive intervals.",
+            f"The largest {'size, and the largest budget,' if view.data else 'size'} predicted by "
+            f"fits to all other runs, with {fit.level:.0%} predictive intervals.",
         ),
         Drawn(
             "profiles",

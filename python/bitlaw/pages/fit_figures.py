@@ -67,7 +67,7 @@ def curves(view: View) -> Figure | None:
 @styled
 def collapse(view: View) -> Figure | None:
     """Loss less its data term against N, and against the dense size of equal loss."""
-    if view.fit.law not in SEPARABLE or len(view.kinds) < 2:
+    if (view.data and view.fit.law not in SEPARABLE) or len(view.kinds) < 2:
         return None
     figure, (left, right) = panels(9.2, 3.6, 2, sharey=True)
     ends = []
@@ -241,9 +241,9 @@ def draw_profile(panel: Axes, profile, level: float) -> None:
 
 @styled
 def starts(view: View) -> Figure | None:
-    """The objective that each start ended on, as a multiple of the best."""
+    """The objective that each start ended on, as a multiple of the best; None if all agree."""
     values = np.array(view.fit.starts)
-    if len(values) < 2 or not values[0] > 0:
+    if len(values) < 2 or not values[0] > 0 or values[-1] < 1.001 * values[0]:
         return None
     figure, (panel,) = panels(4.6, 2.8)
     panel.plot(np.arange(1, len(values) + 1), values / values[0], "o-", ms=3.5, lw=0.8,

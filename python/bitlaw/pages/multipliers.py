@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from bitlaw import laws
+from bitlaw.laws.capacity import compositions
 from bitlaw.laws.diagnose import HELD_EXPONENTS
+from bitlaw.laws.options import measured
+from bitlaw.laws.plan import interval
 from bitlaw.laws.published import Published
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages.page import Drawn, Table
@@ -214,13 +217,16 @@ def drawings(view: View) -> list[Drawn]:
 
 
 def sensitivity(fit: laws.Fit) -> str:
-    """How the multipliers drift, and how they move with b."""
-    return _trends(fit) + _at_b(fit)
+    """How the multipliers drift, how they move with b, whether they multiply."""
+    return _trends(fit) + _at_b(fit) + _products(fit)
 
 
 def tables(fit: laws.Fit, bits: Bits = unknown_bits) -> list[Table]:
     """Every table of this law."""
-    return [multipliers(fit, bits), *([trends(fit), drifts(fit), at_b(fit)] if fit.params else [])]
+    return [
+        multipliers(fit, bits),
+        *([trends(fit), drifts(fit), at_b(fit), products(fit)] if fit.params else []),
+    ]
 
 
 def trends(fit: laws.Fit) -> Table:
@@ -283,6 +289,33 @@ def _at_b(fit: laws.Fit) -> str:
         "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
         f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "
         f"({fit.level:.0%}); that is the range to trust.</p>" + at_b(fit).html
+    )
+
+
+def products(fit: laws.Fit) -> Table:
+    """Measured compositions beside the product of their measured parts."""
+    found = compositions(measured(fit), lambda ratio: interval(ratio, fit.level) or (None, None))
+    rows = tuple(
+        (
+            one.scheme,
+            f"{one.eff:.3f}",
+            f"{one.product:.3f}",
+            f"{one.log_ratio:+.3f}",
+            NOTHING if one.low is None else f"{one.low:+.3f} to {one.high:+.3f}",
+        )
+        for one in found
+    )
+    return Table("compositions", ("scheme", "eff", "product", "log ratio", "interval"), rows)
+
+
+def _products(fit: laws.Fit) -> str:
+    table = products(fit)
+    if not table.rows:
+        return ""
+    return (
+        "<h2>Do multipliers multiply?</h2><p>A composition's multiplier beside the product of its "
+        "parts', each measured alone: a log ratio of 0 says that they multiply (arXiv:2506.01863), "
+        "and then what was never trained can be predicted.</p>" + table.html
     )
 
 
