@@ -136,7 +136,7 @@ def wrongly_linear(n_params, *, a: Offset, b: Offset):
 
 
 def test_a_law_that_is_not_linear_where_it_says_so_is_refused():
-    table = laws.Table.of({"n_params": np.arange(1.0, 9.0), "loss": np.ones(8)})
+    table = laws.Table.of({"n_params": np.arange(1.0, 9.0), "loss": np.linspace(1, 2, 8)})
     with pytest.raises(ValueError, match=r"must be linear in \['a', 'b'\]"):
         laws.fit(table, f"{__name__}:wrongly_linear", resamples=20)
 

@@ -33,12 +33,21 @@ def in_pieces(
     parts = np.array_split(np.arange(count), pieces)
     if len(parts) == 1:
         return one(parts[0])
+
+    def quiet(rows: NDArray[np.int64]) -> NDArray:  # a thread starts with numpy's own settings
+        with np.errstate(all="ignore"):
+            return one(rows)
+
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return np.concatenate(list(pool.map(one, parts)))
+        return np.concatenate(list(pool.map(quiet, parts)))
 
 
-def one_blas_thread(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The function, run with one thread of BLAS where threadpoolctl (extra: laws) is installed."""
+def steady(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The function, run with one thread of BLAS and without numpy's warnings.
+
+    What is not finite is a vector that the search leaves again. Without threadpoolctl (extra: laws)
+    BLAS keeps its threads.
+    """
 
     @wraps(function)
     def limited(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
@@ -48,7 +57,7 @@ def one_blas_thread(function: Callable[Arguments, Result]) -> Callable[Arguments
             context = nullcontext()
         else:
             context = threadpool_limits(1, "blas")
-        with context:
+        with context, np.errstate(all="ignore"):
             return function(*arguments, **options)
 
     return limited

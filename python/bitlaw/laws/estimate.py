@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitlaw.laws import diagnose, interval, profile, search
 from bitlaw.laws.draws import kept
@@ -15,11 +13,12 @@ from bitlaw.laws.law import Law
 from bitlaw.laws.objective import Objective, replicate_delta
 from bitlaw.laws.problem import Array, Problem
 from bitlaw.laws.record import Fit, Profile
-from bitlaw.laws.runs import MAX_ROWS, ordered
+from bitlaw.laws.rows import SIZES, Rows, checked_rows
+from bitlaw.laws.runs import ordered
 from bitlaw.laws.table import Table
 
-SIZES = ("n_params", "n_average", "n_nonzero")
 TOGETHER = 1e-6  # smallest singular value of a Jacobian of unit columns that is not a zero
+BROKEN = "no number: the arithmetic breaks down at the best fit"
 PART = 1e-3  # of a singular vector that a coefficient must have to be named with it
 
 
@@ -34,115 +33,54 @@ def fit_table(
     hold: dict[str, float],
 ) -> Fit:
     """The law fitted to the table; arguments as of `fit`."""
-    rows, table = len(table) + len(table.excluded), table.converged()
-    if len(table) > MAX_ROWS:
-        raise ValueError(f"runs must hold at most {MAX_ROWS} rows, got {len(table)}")
-    columns = {name: table.checked(name) for name in law.columns if _given(table, law, name)}
-    loss, seeds = table.checked("loss"), np.zeros(len(table))
-    if "seed" in table.columns:
-        seeds = table.checked("seed")
-    scheme = table.text("scheme") if law.has_schemes else np.full(len(table), "dense")
-    _refuse_duplicates(table, [*columns.values(), seeds, loss], scheme)
-    absent = [name for name in law.columns if name not in columns]
-    columns |= {name: np.full(len(table), law.defaults[name]) for name in absent}
-    doubts = _unidentified_schemes(scheme, columns) if law.has_schemes else {}
-    lost = np.isin(scheme, list(doubts))
-    kept = {name: column[~lost] for name, column in columns.items()}
-    for name, reason in doubts.items():
-        table = table.without(table.text("scheme") == name, f"{name}: {reason}")
-    loss, seeds, scheme = loss[~lost], seeds[~lost], scheme[~lost]
-    sizes = _size(table, law, kept)
-    chosen, delta_source = _objective(objective, delta, [*kept.values()], scheme, loss)
-    names = tuple(ordered(scheme.tolist()))
-    number = np.array([names.index(name) for name in scheme.tolist()], np.int64)
-    problem = Problem.of(law.holding(hold) if hold else law, kept, loss, chosen, number, names)
-    stored = {"run_id": tuple(table.run_id)}
-    if law.has_schemes:
-        stored["scheme"] = tuple(scheme.tolist())
-    stored |= {name: tuple(kept[name].tolist()) for name in law.columns if name not in absent}
-    stored |= {"seed": tuple(seeds.astype(int).tolist()), "loss": tuple(loss.tolist())}
+    count = len(table) + len(table.excluded)
+    rows = checked_rows(table, law)
+    chosen, delta_source = _objective(objective, delta, rows)
+    names = tuple(ordered(rows.scheme.tolist()))
+    number = np.array([names.index(name) for name in rows.scheme.tolist()], np.int64)
+    fitted = law.holding(hold) if hold else law
+    problem = Problem.of(fitted, rows.columns, rows.loss, chosen, number, names)
+    sizes = rows.size
     common = {
         "law": law.name, "level": level, "delta": chosen.huber_delta, "delta_source": delta_source,
-        "rows": rows, "excluded": table.excluded, "flagged": (), "schemes": (),
-        "minimised": chosen, "table": stored, "source": table.source,
+        "rows": count, "excluded": rows.table.excluded, "flagged": (), "schemes": (),
+        "minimised": chosen, "table": rows.stored(law), "source": table.source,
     }  # fmt: skip
     status = unidentified(problem, sizes)
     if status:
         return Fit(**common, status=status, params={}, intervals={})
-    found = search.search(problem)
-    sample = Units(sizes, seeds, _configuration(law, kept, scheme), problem.target)
-    numbers = _numbers(problem, found, sample, table.run_id, level, resamples, seed)
-    fit = Fit(**common, **numbers)
-    held = {name: (f"held at {value:g}",) for name, value in hold.items()}
-    return replace(fit, params=fit.params | hold, param_status=fit.param_status | held)
+    sample = Units(sizes, rows.seed, rows.configuration, problem.target)
+    try:
+        found = search.search(problem)
+        numbers = _numbers(problem, found, sample, rows.table.run_id, level, resamples, seed)
+    except np.linalg.LinAlgError as error:
+        return Fit(**common, status=(f"{BROKEN}: {error}",), params={}, intervals={})
+    if not _finite([numbers[name] for name in ("params", "intervals", "objective", "rms", "r2")]):
+        return Fit(**common, status=(f"{BROKEN}: not finite",), params={}, intervals={})
+    numbers["params"] |= hold
+    numbers["param_status"] |= {name: (f"held at {value:g}",) for name, value in hold.items()}
+    return Fit(**common, **numbers)
 
 
-def _given(table: Table, law: Law, name: str) -> bool:
-    return name in table.columns or name not in law.defaults
-
-
-def _refuse_duplicates(table: Table, numbers: list[Array], scheme: NDArray[np.str_]) -> None:
-    """Two rows of one run would count twice and narrow the intervals."""
-    ids = table.run_id
-    if len(set(ids)) < len(ids):
-        twice = next(x for x in ids if ids.count(x) > 1)
-        raise ValueError(f"run_id must be unique over runs, got {twice!r} {ids.count(twice)} times")
-    seen: dict[tuple, int] = {}
-    for row, key in zip(table.rows, zip(scheme.tolist(), *numbers, strict=True), strict=True):
-        if key in seen:
-            raise ValueError(
-                f"runs must be unique, got the same sizes, seed and loss in rows {seen[key]} and "
-                f"{row}; runs that differ in their seed need a column seed"
-            )
-        seen[key] = int(row)
-
-
-def _unidentified_schemes(scheme: NDArray[np.str_], columns: dict[str, Array]) -> dict[str, str]:
-    """The schemes that their runs say nothing certain about, and why; not dense."""
-    found = {}
-    if not np.any(scheme == "dense"):
-        raise ValueError(
-            f"runs must include the scheme 'dense' (the baseline), got {sorted(set(scheme))}"
-        )
-    for name in set(scheme.tolist()) - {"dense"}:
-        mine = scheme == name
-        for what, column in columns.items():
-            if len(np.unique(column[mine])) < 2 <= len(np.unique(column)):
-                found[name] = f"unidentified: one value of {what}"
-                break
-    return found
-
-
-def _size(table: Table, law: Law, columns: dict[str, Array]) -> Array:
-    """What tells trunks apart: a column ``size``, or the dense size where it can be known."""
-    if "size" in table.columns:
-        return table.checked("size")
-    name = next((name for name in SIZES if name in columns), law.columns[0])
-    if name == "n_nonzero" and "sparsity" in columns:
-        return np.round(columns[name] / (1 - columns["sparsity"]))
-    return columns[name]
-
-
-def _configuration(law: Law, columns: dict[str, Array], scheme: NDArray[np.str_]) -> NDArray:
-    """A label per compression: the scheme and whatever is neither size nor budget."""
-    others = [c for name, c in columns.items() if not name.startswith(("n_", "d_"))]
-    return np.array([str(key) for key in zip(scheme.tolist(), *others, strict=True)])
+def _finite(value: object) -> bool:
+    """Whether every number inside is one."""
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return math.isfinite(value)
 
 
 def _objective(
-    objective: Objective | None,
-    delta: float | None,
-    columns: list[Array],
-    scheme: NDArray[np.str_],
-    loss: Array,
+    objective: Objective | None, delta: float | None, rows: Rows
 ) -> tuple[Objective, str]:
     """What is minimised, and where its delta comes from."""
     if objective is not None:
         return objective, "the objective's own"
     if delta is not None:
         return Objective("log", delta), "given"
-    cells = zip(scheme.tolist(), *columns, strict=True)
-    delta, source = replicate_delta(list(cells), loss)
+    cells = zip(rows.scheme.tolist(), *rows.columns.values(), strict=True)
+    delta, source = replicate_delta(list(cells), rows.loss)
     return Objective("log", delta), source
 
 
@@ -157,6 +95,8 @@ def unidentified(problem: Problem, sizes: Array) -> tuple[str, ...]:
         found.append(
             f"unidentified: {len(problem.loss)} runs for {len(problem.names)} coefficients"
         )
+    if len(np.unique(problem.loss)) < 2:
+        found.append("unidentified: one value of loss")
     size = next((name for name in SIZES if name in columns), None)
     if not found and size and "d_tokens" in columns:
         ratio = columns["d_tokens"] / columns[size]
@@ -203,7 +143,7 @@ def _numbers(
         "draws": kept(params, drawn, draws.widening),
         "bootstrap": draws.method,
         "noise": draws.shares,
-        "starts": tuple(end / count for end in found.ends),
+        "starts": tuple(end / count for end in found.ends if math.isfinite(end)),
         "param_status": each,
         "profiles": profiles,
     }

@@ -19,7 +19,7 @@ from scipy import stats
 
 from bitlaw.laws import diagnose, estimate, forms, interval, nested, profile, solve
 from bitlaw.laws import draws as keep
-from bitlaw.laws.cores import one_blas_thread
+from bitlaw.laws.cores import steady
 from bitlaw.laws.interval import Resamples
 from bitlaw.laws.objective import Objective, replicate_delta
 from bitlaw.laws.problem import Problem
@@ -35,7 +35,7 @@ STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
 LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
-@one_blas_thread
+@steady
 def fit(
     runs: Runs | Table,
     law: str = "effective",

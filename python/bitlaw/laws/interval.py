@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bitlaw.laws import solve
-from bitlaw.laws.cores import in_pieces, one_blas_thread
+from bitlaw.laws.cores import in_pieces, steady
 from bitlaw.laws.solve import Array
 
 UNITS_FOR_CLUSTER = 10
@@ -106,7 +106,7 @@ def _labels(*columns: NDArray) -> NDArray[np.int64]:
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-@one_blas_thread
+@steady
 def resample(
     runs: Sample, model: BoundedModel, theta: Array, delta: float, resamples: int, seed: int = 0
 ) -> Resamples:
@@ -203,6 +203,8 @@ def share_likelihood(
     )
     log_posterior = log_likelihood - np.sum(np.log(shares + 0.5 / SHARE_STEPS), axis=1)
     probability = np.exp(log_posterior - log_posterior.max())
+    if not np.isfinite(probability).all():
+        raise np.linalg.LinAlgError("no likelihood of the noise model")
     return shares, probability / probability.sum(), quadratic
 
 
@@ -241,13 +243,14 @@ def cluster(
     scheme = _labels(runs.scheme)
     has_scheme = np.zeros((count, int(scheme.max()) + 1))
     has_scheme[unit, scheme] = 1
-    sizes, size = np.unique(runs.n_params, return_inverse=True)
-    has_size = np.zeros((count, len(sizes)))
-    has_size[unit, size] = 1
+    size = np.empty(count)
+    size[unit] = runs.n_params
     kept, undefined = [], 0
     while sum(map(len, kept)) < resamples:
         times = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        defined = (times @ has_scheme > 0).all(axis=1) & ((times @ has_size > 0).sum(axis=1) > 1)
+        smallest = np.where(times > 0, size, np.inf).min(axis=1)
+        largest = np.where(times > 0, size, -np.inf).max(axis=1)
+        defined = (times @ has_scheme > 0).all(axis=1) & (smallest < largest)
         if defined.mean() < 0.1:
             return parametric(runs, model, theta, delta, resamples, rng)
         undefined += int((~defined).sum())

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from bitlaw.laws import search
+from bitlaw.laws.cores import steady
 from bitlaw.laws.problem import Array, Problem
 from bitlaw.laws.record import Profile
 
@@ -26,6 +27,7 @@ FARTHEST = 25.0  # excess beyond which nobody looks
 LARGEST_STEP = 10.0  # of a logarithm: a standard error above it is that of a flat valley
 
 
+@steady
 def profiles(
     problem: Problem, z: Array, level: float, names: Sequence[str] | None = None
 ) -> tuple[Profile, ...]:

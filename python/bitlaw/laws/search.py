@@ -16,7 +16,7 @@ from scipy import optimize
 from scipy.stats import qmc
 
 from bitlaw.laws import solve
-from bitlaw.laws.cores import in_pieces, one_blas_thread
+from bitlaw.laws.cores import in_pieces, steady
 from bitlaw.laws.problem import Array, Problem
 
 SCREENED = 256  # points of the sequence, a power of two
@@ -34,7 +34,7 @@ class Found:
     status: tuple[str, ...]
 
 
-@one_blas_thread
+@steady
 def search(problem: Problem, starts: int = STARTS, extra: Array | None = None) -> Found:
     """The best local minimum from ``starts`` starts and the vectors ``extra``.
 
@@ -204,4 +204,7 @@ def weighted_jacobian(problem: Problem, z: Array) -> tuple[Array, Array]:
     response, jacobian = problem.jacobian(z[None])
     residual = response[0] - problem.target
     root = np.sqrt(solve.huber_weight(residual, problem.objective.huber_delta))
-    return jacobian[0] * root[:, None], residual * root
+    weighted = jacobian[0] * root[:, None]
+    if not np.isfinite(weighted).all():
+        raise np.linalg.LinAlgError("no derivative at the best fit")
+    return weighted, residual * root

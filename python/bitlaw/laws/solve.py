@@ -256,6 +256,7 @@ def polish(
         held = ((here <= low) & (gradient >= 0)) | ((here >= high) & (gradient <= 0))
         scale = np.einsum("bpp->bp", gram)
         extra = damping[running, None] * scale + 1e-14 * np.max(scale, axis=1, keepdims=True)
+        extra = extra + 1e-300  # a response that nothing moves leaves a system, too
         trial = np.clip(here - _masked_solve(gram, gradient, ~held, extra), low, high)
         trial_value = objective(model, trial, y, w, delta)
         gain = value[running] - trial_value

@@ -37,6 +37,7 @@ DOMAINS = {
     "seed": (-math.inf, math.inf, False, False, "finite"),
 }
 SIZE_OR_BUDGET = (0.0, math.inf, False, False, "positive")
+SMALLEST, LARGEST = 1e-30, 1e30  # of a positive column: beyond them arithmetic breaks down
 OTHER = (-math.inf, math.inf, False, False, "finite")
 
 
@@ -150,6 +151,9 @@ class Table:
         )
         fine = (column >= low) if with_low else (column > low)
         fine &= (column <= high) if with_high else (column < high)
+        if low == 0.0 and not with_low and fine.all():
+            fine = (column >= SMALLEST) & ((column <= LARGEST) | (with_high & np.isinf(column)))
+            words = f"between {SMALLEST:g} and {LARGEST:g}"
         if not fine.all():
             k = int(np.argmin(fine))
             value = self.columns[name][k]
