@@ -50,7 +50,7 @@ def test_version_is_the_installed_one(capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["fit"], ["command must be one of reproduce, report, train", "'fit'"]),
+        (["fits"], ["command must be one of reproduce, report", "'fits'"]),
         (["reproduce", "--preset", "huge"], ["--preset", "'smoke'", "'quick'", "'cpu'", "'huge'"]),
         (["reproduce", "--jobs", "many"], ["--jobs", "'many'"]),
         (["reproduce", "--jobs", "-1"], ["jobs must be at least 0", "-1"]),

@@ -29,8 +29,10 @@ ABOUT = """\
 Low-bit and sparse training in JAX, and what each compression costs.
 
   bitlaw reproduce      train a grid of small models, fit the law, report every multiplier
-  bitlaw report DIR     fit and report again, from DIR/runs.csv
+  bitlaw report DIR     fit and report again, from DIR/runs.csv; or the page of a fit.json
+  bitlaw plan           the best scheme, size and tokens within budgets, from a fit
   bitlaw train          train one model, print its row
+  bitlaw fit            fit a scaling law to your table of runs, or to a published one
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -52,7 +54,9 @@ Start with:
 COMMANDS = {
     "reproduce": "bitlaw.commands.reproduce:Reproduce",
     "report": "bitlaw.commands.report:Report",
+    "plan": "bitlaw.commands.plan:Plan",
     "train": "bitlaw.commands.train:Train",
+    "fit": "bitlaw.commands.fit:Fit",
 }
 
 
