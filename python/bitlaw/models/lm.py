@@ -18,6 +18,7 @@ inputs; embedding, norms and head stay in full precision. Parameters are a plain
 Letters as in `layers`.
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -27,9 +28,10 @@ import numpy as np
 from bitlaw.models.layers import (
     Grids,
     Structure,
-    attend,
+    attention,
     attention_mask,
     linear,
+    mlp,
     rms_norm,
     rotate,
     rotations,
@@ -126,31 +128,15 @@ def apply(params, batch, config: ModelConfig, structure: Structure, grids: Grids
     Returns:
         f32[B, L, V]
     """
-    heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-    B, L = batch["inputs"].shape
     x_BxLxD = params["embedding"][batch["inputs"]]
     mask = attention_mask(batch["segment_ids"])
-    cos, sin = rotations(batch["positions"], head_dim, config.context)
+    cos, sin = rotations(batch["positions"], config.head_dim, config.context)
+    turn = functools.partial(rotate, cos=cos, sin=sin)
 
-    def attention(x_BxLxD, block):
-        qkv = linear(rms_norm(x_BxLxD, block["attention_norm"]), block["qkv"], structure, grids)
-        qkv = qkv.reshape(B, L, heads + 2 * kv_heads, head_dim).swapaxes(1, 2)
-        q_BxHxLxE, k_BxKxLxE, v_BxKxLxE = jnp.split(qkv, (heads, heads + kv_heads), axis=1)
-        q_BxHxLxE, k_BxKxLxE = rotate(q_BxHxLxE, cos, sin), rotate(k_BxKxLxE, cos, sin)
-        y_BxHxLxE = attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask)
-        y = y_BxHxLxE.swapaxes(1, 2).reshape(B, L, heads * head_dim)
-        return linear(y, block["output"], structure, grids)
-
-    def mlp(x_BxLxD, block):
-        x_BxLxD = rms_norm(x_BxLxD, block["mlp_norm"])
-        h_BxLxF = linear(x_BxLxD, block["up"], structure, grids)
-        if config.mlp == "swiglu":
-            h_BxLxF *= jax.nn.silu(linear(x_BxLxD, block["gate"], structure, grids))
-        else:
-            h_BxLxF = jnp.square(jax.nn.relu(h_BxLxF))
-        return linear(h_BxLxF, block["down"], structure, grids)
+    def product(x, w):
+        return linear(x, w, structure, grids)
 
     for block in params["blocks"]:
-        x_BxLxD += attention(x_BxLxD, block)
-        x_BxLxD += mlp(x_BxLxD, block)
+        x_BxLxD += attention(x_BxLxD, block, config, mask, structure, grids, turn)
+        x_BxLxD += mlp(rms_norm(x_BxLxD, block["mlp_norm"]), block, config.mlp, product)
     return rms_norm(x_BxLxD, params["norm"]) @ params["head"]
