@@ -1,6 +1,7 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
 #include "bind/numpy.hpp"
 #include "bind/xla.hpp"
+#include "core/dispatch.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
@@ -33,6 +34,8 @@ PYBIND11_MODULE(_core, m) {
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
   ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
   ops["prune"] = op<&prune<float>, &prune<bfloat16>>();
+  ops["dispatch_plan"] = op<&dispatch_plan>();
+  ops["dispatch_sort"] = op<&dispatch_sort>();
   ops["cubic_schedule"] = host<&cubic_schedule>();
   ops["keep_counts"] = host<&keep_counts>();
   ops["first_fit_decreasing"] = host<&first_fit_decreasing>();
