@@ -8,6 +8,7 @@ else (but for its `seconds`).
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,9 @@ def _row(run: Run, branch: Branch) -> dict[str, Any]:
         "width": run.model.width,
         "depth": run.model.depth,
         "learning_rate": run.learning_rate,
+        "n_dense": count.n_dense(run.model),
+        "n_active": count.n_active(run.model),
+        "experts": run.model.experts,
     }
 
 
@@ -204,8 +208,8 @@ def average_params(run: Run) -> float:
     schedule = optimizer.pruning(sparse.level, run.steps)
     lasting = np.diff([0, *schedule.steps(), run.steps])  # steps with each count of weights
     kept = [
-        np.dot(lasting, [rows * cols, *schedule.keep_counts(rows * cols)])
-        for rows, cols in run.model.matrices.values()
+        np.dot(lasting, [size, *schedule.keep_counts(size)])
+        for size in map(math.prod, run.model.matrices.values())
     ]
     return float(run.model.depth * sum(kept) / run.steps)
 

@@ -77,7 +77,7 @@ class Corpus:
         data is the same however the steps are asked for.
 
         Args:
-            salt: the model's n_params. Schemes of one size see one order, so they are compared in
+            salt: the model's n_dense. Schemes of one size see one order, so they are compared in
                 pairs; another size sees another, so its error is independent.
         """
         rows = len(self.train["tokens"])
@@ -129,7 +129,7 @@ def load(
     Raises:
         ValueError: a path cannot be read or holds no text; too little validation or training text.
     """
-    named = _stdlib() if source == "stdlib" else _files(source)
+    named = stdlib() if source == "stdlib" else _files(source)
     first: dict[bytes, str] = {}
     for name, text in sorted(named):
         first.setdefault(text, name)
@@ -166,7 +166,7 @@ def _packed(documents: list[bytes], context: int) -> Rows:
     }
 
 
-def _stdlib() -> Iterator[tuple[str, bytes]]:
+def stdlib() -> Iterator[tuple[str, bytes]]:
     """The Python sources of the standard library, sorted by path, those that can be read."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
