@@ -38,7 +38,7 @@ PYBIND11_MODULE(_core, m) {
   ops["dispatch_sort"] = op<&dispatch_sort>();
   ops["cubic_schedule"] = host<&cubic_schedule>();
   ops["keep_counts"] = host<&keep_counts>();
-  ops["first_fit_decreasing"] = host<&first_fit_decreasing>();
+  ops["fit_rows"] = host<&fit_rows>();
   m.attr("ops") = ops;
 
   m.attr("xla_ffi_api") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

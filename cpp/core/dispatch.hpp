@@ -84,9 +84,7 @@ class CountingSort {
     par_(units, items_per_unit(), [&](int64_t begin, int64_t end) {
       for (int64_t u = begin; u < end; ++u)
         each(u, order, [&](int64_t i, int32_t e, int32_t* place) {
-          require(e >= -1 && e < experts_, "expert must be in [-1, " + std::to_string(experts_) +
-                                               "), got " + std::to_string(e) + " at token " +
-                                               std::to_string(i / k_));
+          if (e < -1 || e >= experts_) refuse(e, i / k_);
           if (e >= 0) ++place[e];
         });
     });
@@ -110,6 +108,11 @@ class CountingSort {
   }
 
  private:
+  [[noreturn, gnu::noinline]] void refuse(int32_t expert, int64_t token) const {
+    throw std::invalid_argument("expert must be in [-1, " + std::to_string(experts_) + "), got " +
+                                std::to_string(expert) + " at token " + std::to_string(token));
+  }
+
   int64_t items_per_unit() const {
     return items_per_chunk(2 * k_ * std::min(chunk_, std::max<int64_t>(tokens_, 1)));
   }
