@@ -31,6 +31,7 @@ Low-bit and sparse training in JAX, and what each compression costs.
   bitlaw reproduce      train a grid of small models, fit the law, report every multiplier
   bitlaw report DIR     fit and report again, from DIR/runs.csv
   bitlaw train          train one model, print its row
+  bitlaw study NAME     another study: packing, experts
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -53,6 +54,7 @@ COMMANDS = {
     "reproduce": "bitlaw.commands.reproduce:Reproduce",
     "report": "bitlaw.commands.report:Report",
     "train": "bitlaw.commands.train:Train",
+    "study": "bitlaw.commands.study:Study",
 }
 
 

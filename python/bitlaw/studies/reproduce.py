@@ -222,7 +222,7 @@ def plan_preset(
     return plan_runs(PRESETS[preset].runs(schemes), data)
 
 
-def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
+def execute(plan: Plan, out: Path, workers: int = 0, study: Study = STUDY) -> Outcome:
     """Every row of a plan, from an opened folder or computed now; see `executor.run_jobs`."""
     workers = workers or len(available_cores())
     jobs = run.group(plan.runs)
@@ -239,7 +239,7 @@ def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
             jobs,
             plan.data,
             out,
-            study=STUDY,
+            study=study,
             data_sha256=plan.data_sha256,
             build=plan.build,
             workers=workers,

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ EPOCHS_MOST = 16  # arXiv:2305.16264, section 6
 
 # Not every distribution of Python ships its tests; installed packages are not the library.
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
+
+FUNCTION = re.compile(rb"(?m)^(?=[ \t]*(?:async )?(?:def|class) )")
 
 Rows = dict[str, np.ndarray]
 
@@ -164,6 +167,20 @@ def _packed(documents: list[bytes], context: int) -> Rows:
         name: array.astype(np.uint8 if name == "tokens" else np.uint16)
         for name, array in rows.items()
     }
+
+
+def functions(longest: int) -> tuple[list[bytes], list[bytes]]:
+    """The functions and classes of the standard library's sources, to train on and held out.
+
+    A file is cut before each line that begins one, so that a class and its first method are two
+    documents. Those of more than `longest` bytes are left out, of equal ones all but the first;
+    held out are those of the files that `load` holds out.
+    """
+    parts: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
+    for name, text in stdlib():
+        pieces = FUNCTION.split(text)
+        parts[_is_validation(name)] |= {p: None for p in pieces if 2 <= len(p) <= longest}
+    return list(parts[False]), [p for p in parts[True] if p not in parts[False]]
 
 
 def stdlib() -> Iterator[tuple[str, bytes]]:
