@@ -77,6 +77,12 @@ class Preset:
     image_batch: int
     image_steps: int
     seeds: int = 1
+    glyph_sizes: tuple[int, ...] = glyphs.SIZES
+
+    @property
+    def source(self) -> tuple[int, tuple[int, ...]]:
+        """What `load` is told."""
+        return self.text.context + 1, self.glyph_sizes
 
     @property
     def jobs(self) -> list[Job]:
@@ -97,7 +103,9 @@ def vit(width: int, depth: int, heads: int) -> ViTConfig:
 
 
 PRESETS = {
-    "smoke": Preset(ModelConfig(8, 1, context=128), 8, 6, vit(8, 1, 1), 32, 16, 6),
+    "smoke": Preset(
+        ModelConfig(8, 1, context=128), 8, 6, vit(8, 1, 1), 32, 16, 6, glyph_sizes=(10, 20)
+    ),
     "quick": Preset(ModelConfig(32, 2, context=512), 16, 600, vit(32, 2, 2), 64, 64, 1500, seeds=2),
 }
 
@@ -118,9 +126,10 @@ class Data:
 
 
 @functools.lru_cache(maxsize=1)
-def load(longest: int) -> Data:
-    """The functions of at most `longest` bytes, and the glyphs."""
-    functions, images = data.functions(longest), glyphs.load()
+def load(source: tuple[int, tuple[int, ...]]) -> Data:
+    """The functions of at most so many bytes, and the glyphs of these sizes."""
+    longest, sizes = source
+    functions, images = data.functions(longest), glyphs.load(sizes)
     digest = hashlib.sha256(images.sha256.encode())
     for part in functions:
         digest.update(b"\0".join(hashlib.sha256(text).digest() for text in part))
@@ -250,13 +259,12 @@ def study(preset: str, out: Path, jobs: int) -> str:
         StudyError: the folder cannot be used; a job failed twice.
     """
     chosen = PRESETS[preset]
-    longest = chosen.text.context + 1
-    corpus, display = load(longest), choose_display()
+    corpus, display = load(chosen.source), choose_display()
     with rows.opened(out):
         try:
             outcome = run_jobs(
                 chosen.jobs,
-                longest,
+                chosen.source,
                 out,
                 study=STUDY,
                 data_sha256=corpus.sha256,
