@@ -2,11 +2,13 @@
 #include "bind/numpy.hpp"
 #include "bind/xla.hpp"
 #include "core/dispatch.hpp"
+#include "core/fill.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
+#include "core/stream.hpp"
 
 namespace py = pybind11;
 using namespace bitlaw;
@@ -39,6 +41,8 @@ PYBIND11_MODULE(_core, m) {
   ops["cubic_schedule"] = host<&cubic_schedule>();
   ops["keep_counts"] = host<&keep_counts>();
   ops["fit_rows"] = host<&fit_rows>();
+  ops["fill_rows"] = host<&fill_rows>();
+  ops["fit_stream"] = host<&fit_stream>();
   m.attr("ops") = ops;
 
   m.attr("xla_ffi_api") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

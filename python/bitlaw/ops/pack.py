@@ -131,3 +131,84 @@ def _wrap(lengths, capacity, max_segments, align):
         within = min(-(-within // align) * align, capacity[0])
         at = (row[i] + over) * capacity[0] + within
     return row, start
+
+
+def _fill_out(tokens, loss, source, length, row, start, *, rows, capacity, max_segments):
+    if tokens.ndim != 2 or str(tokens.dtype) != "uint8":
+        raise ValueError(f"tokens must be u8[n, width], got {tokens.dtype}{list(tokens.shape)}")
+    if loss.ndim != 1 or str(loss.dtype) != "uint8" or len(loss) not in (0, len(tokens)):
+        raise ValueError(f"loss must be u8[0] or u8[{len(tokens)}], got {loss.dtype}{loss.shape}")
+    for name, of in [("source", source), ("length", length), ("row", row), ("start", start)]:
+        if of.shape != source.shape or of.ndim != 1 or str(of.dtype) != "int64":
+            raise ValueError(f"{name} must be i64{list(source.shape)}, got {of.dtype}{of.shape}")
+    for name, value in [("rows", rows), ("capacity", capacity), ("max_segments", max_segments)]:
+        if not 0 <= value < 2**31 - 1:
+            raise ValueError(f"{name} must be in [0, 2^31 - 1), got {value}")
+    return (
+        Shape((rows, capacity * tokens.shape[1]), np.uint8),
+        Shape((rows, capacity), np.int32),
+        Shape((rows, capacity), np.int32),
+        Shape((rows, capacity), np.uint8),
+        Shape((rows, max_segments + 1), np.int32),
+        Shape((rows, max_segments + 1), np.int32),
+    )
+
+
+def _fill_examples(rng):
+    for n, capacity, width, align, spare in [
+        (0, 8, 4, 1, 0), (5, 16, 2, 4, 3), (60, 64, 4, 1, 0), (400, 512, 1, 8, 2),
+    ]:  # fmt: skip
+        length = rng.integers(1, capacity // 2 + 1, n)
+        fit = {"algorithm": "best_fit_decreasing", "max_segments": 0, "align": align}
+        row, start = fit_rows.definition(length[:, None], np.array([capacity]), **fit)
+        tokens = rng.integers(0, 256, (int(length.sum()) + 1, width)).astype(np.uint8)
+        loss = rng.integers(0, 2, len(tokens)).astype(np.uint8)
+        most = int(np.bincount(row, minlength=1).max())
+        attributes = {"rows": int(row.max(initial=-1)) + 1 + spare, "capacity": capacity}
+        attributes |= {"max_segments": most + spare}
+        places = (np.cumsum(length) - length, length, row, start[:, 0])
+        yield (tokens, loss, *places), attributes
+        yield (tokens, loss[:0], *places), attributes
+
+
+@op(out=_fill_out, examples=_fill_examples, host=True)
+def fill_rows(
+    tokens, loss, source, length, row, start, *, rows: int, capacity: int, max_segments: int
+):
+    """The rows of a plan.
+
+    Args:
+        tokens: u8[n, width], the bytes of every token of all sequences
+        loss: u8[n], 1 where the loss may count a token; or u8[0] for everywhere
+        source, length, row, start: i64[pieces], as of `packing.Plan`; pieces that overlap or reach
+            out of a row or of the tokens are an error in the kernel.
+
+    Returns:
+        out: u8[rows, capacity * width], padding 0
+        segment: i32[rows, capacity], from 1 in each row by position, padding 0
+        position: i32[rows, capacity], from 0 in each segment
+        out_loss: u8[rows, capacity], 0 on padding and on the first token of each segment, which
+            nothing of its segment predicts
+        cu_seqlens: i32[rows, max_segments + 1], the lengths of a row's segments summed up from 0
+        cu_seqlens_padded: the same shape, the segments' starts, then the end of the last
+
+    Where a row has fewer segments than max_segments, the last value is repeated.
+    """
+    width = tokens.shape[1]
+    out = np.zeros((rows, capacity, width), np.uint8)
+    segment, position = np.zeros((2, rows, capacity), np.int32)
+    out_loss = np.zeros((rows, capacity), np.uint8)
+    sums, starts = np.zeros((2, rows, max_segments + 1), np.int32)
+    seen = np.zeros(rows, np.int64)
+    for i in np.lexsort((start, row)):
+        at, r, n = start[i], row[i], length[i]
+        seen[r] += 1
+        out[r, at : at + n] = tokens[source[i] : source[i] + n]
+        segment[r, at : at + n] = seen[r]
+        position[r, at : at + n] = np.arange(n)
+        out_loss[r, at : at + n] = loss[source[i] : source[i] + n] if len(loss) else 1
+        out_loss[r, at] = 0
+        sums[r, seen[r] :] += n
+        starts[r, seen[r] - 1] = at
+        starts[r, seen[r] :] = at + n
+    return out.reshape(rows, capacity * width), segment, position, out_loss, sums, starts

@@ -249,3 +249,34 @@ def _unwrap(whole: _Pieces, row, start, capacity: int):
     row = np.repeat(row, counts) + nth
     start = np.where(nth == 0, np.repeat(start[:, 0], counts), 0)
     return pieces, row, start[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+    """Pieces of a portion of a stream, of one feature, and what overflow did to it."""
+
+    sequence: np.ndarray
+    source: np.ndarray
+    length: np.ndarray
+    sequences: int
+    tokens: int
+    split: int
+    dropped: int
+    truncated: int
+
+
+def pieces_of(lengths, capacity: int, overflow: str) -> Portion:
+    """The pieces that sequences make, in their order, before any is placed."""
+    table, capacities = _integers("lengths", lengths)[:, None], np.array([capacity])
+    _check(table, capacities, None, overflow, "best_fit")
+    pieces = _pieces(table, np.arange(len(table)), capacities, overflow, "best_fit")
+    over = int((table > capacity).sum())
+    did = {rule: over if overflow == rule else 0 for rule in ("split", "drop", "truncate")}
+    return Portion(
+        pieces.sequence,
+        pieces.source[:, 0],
+        pieces.length[:, 0],
+        len(table),
+        int(table.sum()),
+        *did.values(),
+    )
