@@ -210,7 +210,7 @@ EXPERTS = st.builds(
     st.integers(1, 64),
     st.sampled_from(["top", "hash", "sbase"]),
     st.integers(1, 4),
-    st.sampled_from([None, 0.5, 1.25, 2.0]),
+    st.none() | st.floats(1e-9, 1e9, exclude_min=True),
     st.sampled_from(moe.PRIORITIES),
     st.booleans(),
 )

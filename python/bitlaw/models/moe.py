@@ -23,13 +23,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from bitlaw.formats.spec import exact
 from bitlaw.models import layers, routers
 from bitlaw.models.layers import Grids, Structure
 from bitlaw.packing import dispatch
 
-BALANCE = (
-    0.01  # weight of the load-balance loss of a learned router (arXiv:2101.03961, section 2.2)
-)
+BALANCE = 0.01  # weight of the load-balance loss of topK routers (arXiv:2101.03961, section 2.2)
 PRIORITIES = ("token", "choice", "gate")
 
 
@@ -43,7 +42,8 @@ class Experts:
                  | capacityF                       ceil(F * tokens * K / X) slots per expert
                  | token | choice | gate           who gets them first: see `dispatch.plan`
 
-    Without a capacity nothing is dropped. The canonical string omits `token`.
+    Without a capacity nothing is dropped. Under `choice` and `gate` a later token may take the slot
+    of an earlier one. The canonical string omits `token`.
 
     Attributes:
         count: X. k: experts per token. router: "top", "hash" or "sbase".
@@ -78,7 +78,8 @@ class Experts:
         Raises:
             ValueError: a word is unknown or given twice; a number is out of range.
         """
-        count, router, *mods = f"{text}/".split("/")[:-1] if "/" in text else (text, "")
+        count, _, rest = text.partition("/")
+        router, *mods = rest.split("/")
         match = re.fullmatch(r"(hash|sbase)|top(\d+)", router)
         if not re.fullmatch(r"\d+", count) or not match:
             raise ValueError(
@@ -100,7 +101,7 @@ class Experts:
             return "normalize", mod
         if mod in PRIORITIES:
             return "priority", mod
-        if re.fullmatch(r"capacity\d+(\.\d+)?", mod):
+        if re.fullmatch(r"capacity\d+(\.\d+)?(e[+-]?\d+)?", mod):
             return "capacity", float(mod.removeprefix("capacity"))
         raise ValueError(
             f"experts must have mods of mixtral (with topK), capacityF, {', '.join(PRIORITIES)}, "
@@ -110,7 +111,7 @@ class Experts:
     def __str__(self) -> str:
         router = f"top{self.k}" if self.router == "top" else self.router
         mixtral = "/mixtral" * (self.normalize == "mixtral")
-        capacity = "" if self.capacity is None else f"/capacity{self.capacity:g}"
+        capacity = "" if self.capacity is None else f"/capacity{exact(self.capacity)}"
         priority = "" if self.priority == "token" else f"/{self.priority}"
         return f"{self.count}/{router}{mixtral}{capacity}{priority}"
 
