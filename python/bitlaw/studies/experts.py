@@ -12,7 +12,7 @@ model with the same loss.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,22 +62,12 @@ PRESETS = {
 }
 
 
-def label(one: run.Run) -> str:
-    """A run's name in messages."""
-    return f"{one.model.experts or 'dense'} N={n_dense(one.model)} seed={one.seed}"
-
-
 def columns(one: run.Run) -> dict[str, Any]:
     """What a row of the run must say."""
     return reproduce.columns(one) | {"experts": one.model.experts, "n_dense": n_dense(one.model)}
 
 
-def program(job: run.Job) -> Hashable:
-    """What decides the compiled program."""
-    return job.runs[0].model
-
-
-STUDY = dataclasses.replace(reproduce.STUDY, label=label, columns=columns, program=program)
+STUDY = dataclasses.replace(reproduce.STUDY, columns=columns)
 
 
 def study(preset: str, out: Path, jobs: int) -> str:

@@ -148,7 +148,7 @@ def program(job: run.Job) -> Hashable:
 
 def label(one: run.Run) -> str:
     """A run's name in messages."""
-    return f"{one.scheme} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
+    return f"{one.name} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
 
 
 def columns(one: run.Run) -> dict[str, Any]:

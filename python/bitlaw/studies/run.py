@@ -57,6 +57,11 @@ class Run:
             )
 
     @property
+    def name(self) -> str:
+        """The scheme, and the experts if there are any: what messages call the run."""
+        return f"{self.scheme} {self.model.experts}".rstrip()
+
+    @property
     def steps(self) -> int:
         return self.d_tokens // (self.batch * self.model.context)
 
@@ -155,7 +160,7 @@ def execute(
         tokens_done, chunk_began = tokens_done + steps * tokens_per_step, now
         on_progress(
             Progress(
-                scheme=first.scheme,
+                scheme=first.name,
                 n_params=count.n_params(first.model),
                 seed=first.seed,
                 step=step,
