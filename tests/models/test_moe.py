@@ -37,7 +37,7 @@ def run(block, experts, kind="relu2", structure=Structure(), grids={}, x=X):  # 
 
 
 def one_mlp(x, block, e, kind):
-    w = {name: block[name][e].astype(np.float64) for name in block if name != "router"}
+    w = {k: block[k][e].astype(np.float64) for k in ("up", "gate", "down") if k in block}
     h = x @ w["up"]
     if kind == "swiglu":
         gate = x @ w["gate"]
@@ -117,6 +117,34 @@ def test_a_scheme_quantizes_each_expert_by_itself(text):
         alone = np.asarray(layers.mlp(jnp.asarray(X), one, "relu2", product)) * gates[:, None]
         here = REAL & (chosen == e)
         np.testing.assert_allclose(np.asarray(y)[here], alone[here], rtol=1e-3, atol=1e-3)
+
+
+def test_expert_choice_equals_brute_force():
+    block = block_of(Experts(4))
+    y = moe.expert_choice_mlp(jnp.asarray(X), block, 3, "relu2", Structure(), {}, REAL)
+    scores = softmax(X.astype(np.float64) @ block["router"], axis=1)
+    expected = np.zeros((N, D))
+    for e in range(4):
+        for n in np.argsort(-np.where(REAL, scores[:, e], -1), kind="stable")[:3]:
+            expected[n] += scores[n, e] * one_mlp(X[n].astype(np.float64), block, e, "relu2")
+    np.testing.assert_allclose(y, expected, atol=2e-4)  # as above
+    assert (expected[REAL] == 0).all(axis=1).any() and (np.abs(expected) > 1).any()
+
+
+def test_soft_equals_brute_force_and_ignores_padding():
+    block = block_of(Experts(2))
+    block |= {"phi": RNG.normal(size=(D, 6)).astype(np.float32), "scale": np.float32(2)}
+    run_soft = lambda x: moe.soft_mlp(jnp.asarray(x), block, "relu2", Structure(), {}, REAL)
+    x = X.astype(np.float64)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    logits = unit @ (2 * block["phi"] / np.linalg.norm(block["phi"].astype(np.float64), axis=0))
+    slots = softmax(logits[REAL], axis=0).T @ x[REAL]
+    outputs = np.array([one_mlp(slots[s], block, s // 3, "relu2") for s in range(6)])
+    np.testing.assert_allclose(run_soft(X), softmax(logits, axis=1) @ outputs, atol=2e-4)
+    changed = np.where(REAL[:, None], X, 99)
+    np.testing.assert_array_equal(run_soft(changed)[REAL], run_soft(X)[REAL])
+    with pytest.raises(ValueError, match="experts must divide slots, got 2 and 5"):
+        moe.soft_mlp(X, block | {"phi": block["phi"][:, :5]}, "relu2", Structure(), {}, REAL)
 
 
 CONFIG = ModelConfig(width=8, depth=1, context=24, experts="3/top2/mixtral")

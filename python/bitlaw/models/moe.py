@@ -156,12 +156,17 @@ def _in_slots(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, struc
     plan = dispatch.plan(
         expert_NxK, gates_NxK, experts=experts.count, capacity=slots, priority=experts.priority
     )
+    y_XxCxD = _on_slots(dispatch.gather(x_NxD, plan), block, kind, structure, grids)
+    return dispatch.combine(y_XxCxD, gates_NxK, plan)
+
+
+def _on_slots(x_XxCxD, block, kind: str, structure: Structure, grids: Grids):
+    """Each expert's MLP on its own slots."""
 
     def product(x_XxCxI, w_XxIxO):
         return jax.vmap(lambda x, w: layers.linear(x, w, structure, grids))(x_XxCxI, w_XxIxO)
 
-    y_XxCxD = layers.mlp(dispatch.gather(x_NxD, plan), block, kind, product)
-    return dispatch.combine(y_XxCxD, gates_NxK, plan)
+    return layers.mlp(x_XxCxD, block, kind, product)
 
 
 def _dropless(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, structure, grids):
@@ -179,3 +184,37 @@ def _dropless(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, struc
 
     y = layers.mlp(dispatch.gather(x_NxD, plan), block, kind, product)
     return dispatch.combine(y, gates_NxK, plan)
+
+
+# --- For encoders: these two look at all tokens of a group at once -------------------------------
+
+
+def expert_choice_mlp(x_NxD, block, capacity: int, kind: str, structure, grids, real_N):
+    """The sum over the experts that took a token of gate * mlp(token); see `expert_choice`.
+
+    Args:
+        x_NxD: f32[N, D], one group of tokens. capacity: tokens that each expert takes.
+    Returns:
+        f32[N, D], 0 for a token that no expert took
+    """
+    tokens_XxC, gates_XxC = routers.expert_choice(x_NxD @ block["router"], capacity, real_N)
+    y_XxCxD = _on_slots(x_NxD[tokens_XxC], block, kind, structure, grids)
+    return jnp.zeros_like(x_NxD).at[tokens_XxC].add(gates_XxC[..., None] * y_XxCxD)
+
+
+def soft_mlp(x_NxD, block, kind: str, structure: Structure, grids: Grids, real_N):
+    """Soft MoE: slots are means of tokens, tokens means of the slots' outputs; see `routers.soft`.
+
+    Args:
+        x_NxD: f32[N, D], one group of tokens.
+        block: "phi" f32[D, S] and "scale" f32[] in the place of "router"; X divides S.
+    Returns:
+        f32[N, D]
+    """
+    dispatch_NxS, combine_NxS = routers.soft(x_NxD, block["phi"], block["scale"], real_N)
+    experts, D = len(block["up"]), x_NxD.shape[1]
+    if block["phi"].shape[1] % experts:
+        raise ValueError(f"experts must divide slots, got {experts} and {block['phi'].shape[1]}")
+    slots_XxCxD = (dispatch_NxS.T @ x_NxD).reshape(experts, -1, D)
+    y_XxCxD = _on_slots(slots_XxCxD, block, kind, structure, grids)
+    return combine_NxS @ y_XxCxD.reshape(-1, D)
