@@ -1,6 +1,6 @@
 """Packing: plans from lengths, rows from plans, streams, masks, and the proof of a batch."""
 
-from bitlaw.packing import dispatch
+from bitlaw.packing import dispatch, images
 from bitlaw.packing.masks import attention_mask, block_ranges, segment_means
 from bitlaw.packing.plan import Plan, plan
 from bitlaw.packing.rows import materialize, shift
@@ -13,6 +13,7 @@ __all__ = [
     "attention_mask",
     "block_ranges",
     "dispatch",
+    "images",
     "materialize",
     "plan",
     "segment_means",
