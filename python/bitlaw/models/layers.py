@@ -109,17 +109,6 @@ def rotate(x_BxHxLxE, cos, sin):
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-def attention_mask(segment_ids_BxL):
-    """True where position l may look at position m: not later, and of the same document.
-
-    Returns:
-        bool[B, L, L]
-    """
-    length = segment_ids_BxL.shape[1]
-    same = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-    return same & np.tri(length, dtype=bool)
-
-
 def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     """softmax(q k^T / sqrt(E)) v under the mask; H / K query heads share a key and a value head.
 

@@ -31,13 +31,13 @@ from bitlaw.models.layers import (
     Grids,
     Structure,
     attention,
-    attention_mask,
     linear,
     mlp,
     rms_norm,
     rotate,
     rotations,
 )
+from bitlaw.packing import attention_mask
 
 MATRICES = ("qkv", "output", "up", "gate", "down")  # what a scheme compresses
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitlaw.models.layers import Grids, Structure, attention, linear, mlp, rms_norm
+from bitlaw.packing import attention_mask
 from bitlaw.packing.images import pool
 
 BANDS = 6  # of a fraction f: sin and cos of pi 2^j f, j < 6; the finest tells 64 patches apart
@@ -132,7 +133,7 @@ def apply(params, batch, config: ViTConfig, structure: Structure, grids: Grids, 
     """
     x_BxLxD = batch["patches"] @ params["patch"] + positions(params, batch, config)
     ids_BxL = batch["patches_segment_ids"]
-    mask_BxLxL = ids_BxL[:, :, None] == ids_BxL[:, None, :]
+    mask_BxLxL = attention_mask(ids_BxL, causal=False)
 
     def product(x, w):
         return linear(x, w, structure, grids)
