@@ -95,7 +95,8 @@ def test_no_target_is_padding_or_belongs_to_another_document():
         (([3, -2], 8), "lengths must be at least 1, got -2 at 1"),
         (
             ([3, 9], 8),
-            "lengths must be at most the capacity 8 (or overflow='split', 'drop' or 'truncate'), got 9 at 1",
+            "lengths must be at most the capacity 8 (or overflow='split', 'drop' or "
+            "'truncate'), got 9 at 1",
         ),
         (([1.5], 8), "lengths must be integers [n], got float64[1]"),
         (([3], 0), "capacity must be at least 1, got 0"),

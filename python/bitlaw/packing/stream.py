@@ -90,9 +90,15 @@ class Stream:
         return self._take(np.unique(self._open[3]))
 
     def pack(
-        self, sequences: Iterable, *, name: str = "tokens", chunk: int = 1024
+        self, sequences: Iterable, *, name: str = "tokens", chunk: int = 2048
     ) -> PackedIterator:
-        """The rows of an iterator of arrays (or of mappings, whose `name` is taken)."""
+        """The rows of an iterator of arrays (or of mappings, whose `name` is taken).
+
+        Args:
+            sequences: arrays [n, ...] of one dtype.
+            name: of the arrays of a row.
+            chunk: how many sequences are read ahead at a time; changes no row.
+        """
         return PackedIterator(self, sequences, name=name, chunk=chunk)
 
     def _take(self, closed: np.ndarray) -> Plan:
@@ -218,8 +224,10 @@ class PackedIterator(Iterator):
         self._marked, self._emitted = (copy.copy(self._stream), self._buffer), 0
 
     def _rows(self, chunk: list) -> list[dict[str, np.ndarray]]:
-        arrays = [np.asarray(c[self._name] if isinstance(c, Mapping) else c) for c in chunk]
-        if any(a.ndim < 1 for a in arrays):
+        if isinstance(chunk[0], Mapping):
+            chunk = [c[self._name] for c in chunk]
+        arrays = [np.asarray(c) for c in chunk]
+        if not all(a.ndim for a in arrays):
             raise ValueError("sequences must be arrays of tokens, got a scalar")
         parts = [self._buffer, *arrays] if self._buffer.size else arrays
         tokens = np.concatenate(parts)
