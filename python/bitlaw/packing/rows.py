@@ -53,7 +53,7 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
     width = tokens.itemsize * math.prod(inner)
     most = plan.max_segments
     if most is None:
-        most = int(np.bincount(plan.row, minlength=1).max())
+        most = int(np.bincount(plan.row.clip(0, plan.rows), minlength=1).max())
     out, segments, positions, loss, sums, starts = pack.fill_rows(
         tokens.reshape(-1).view(np.uint8).reshape(len(tokens), width),
         loss,

@@ -1,7 +1,8 @@
-"""Nothing is lost, duplicated or overlapped in packing; targets stay inside their document."""
+"""Rows hold every token once and in order; targets stay inside their document."""
 
-import math
+import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,37 +39,6 @@ def test_every_token_lands_once_and_in_order(lengths, capacity):
     for ids, positions in zip(rows["tokens_segment_ids"], rows["tokens_positions"], strict=True):
         for s in range(1, ids.max(initial=0) + 1):
             assert positions[ids == s].tolist() == list(range((ids == s).sum()))
-
-
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=60))
-def test_first_fit_decreasing_meets_its_bound(lengths):
-    rows = packing.plan(lengths, 100).rows
-    least = math.ceil(sum(lengths) / 100)
-    # 11/9 OPT + 6/9 (Dosa, 2007); OPT is at least `least` and at least the pairs that exclude.
-    opt = max(least, sum(length > 50 for length in lengths))
-    assert opt <= rows
-    if rows > 11 / 9 * opt + 6 / 9:
-        assert rows <= 11 / 9 * best(lengths) + 6 / 9
-
-
-def best(lengths):
-    """The fewest rows, by branch and bound."""
-    lengths = sorted(lengths, reverse=True)
-    fewest = len(lengths)
-
-    def place(i, room):
-        nonlocal fewest
-        if len(room) >= fewest:
-            return
-        if i == len(lengths):
-            fewest = len(room)
-            return
-        for r in {room.index(x) for x in room if x >= lengths[i]}:
-            place(i + 1, [*room[:r], room[r] - lengths[i], *room[r + 1 :]])
-        place(i + 1, [*room, 100 - lengths[i]])
-
-    place(0, [])
-    return fewest
 
 
 def test_a_small_plan_by_hand():
@@ -116,3 +86,61 @@ def test_tokens_must_be_as_many_as_planned():
 def test_no_lengths_give_no_rows():
     plan = packing.plan([], 8)
     assert plan.rows == 0 and packing.materialize(plan, np.array([], int))["tokens"].shape == (0, 8)
+
+
+def test_every_array_of_a_row_by_hand():
+    plan = packing.plan([3, 2, 1], 8, align=4)  # starts 0, 4, and a row of its own
+    rows = packing.materialize(
+        plan, np.arange(1, 7, dtype=np.int16), loss_mask=np.array([1, 1, 0, 1, 1, 1], bool)
+    )
+    assert {name: array.tolist() for name, array in rows.items()} == {
+        "tokens": [[1, 2, 3, 0, 4, 5, 0, 0], [6, 0, 0, 0, 0, 0, 0, 0]],
+        "tokens_segment_ids": [[1, 1, 1, 0, 2, 2, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]],
+        "tokens_positions": [[0, 1, 2, 0, 0, 1, 0, 0], [0] * 8],
+        "tokens_loss_mask": [[0, 1, 0, 0, 0, 1, 0, 0], [0] * 8],
+        "tokens_cu_seqlens": [[0, 3, 5], [0, 1, 1]],
+        "tokens_cu_seqlens_padded": [[0, 4, 6], [0, 1, 1]],
+    }
+    assert rows["tokens"].dtype == np.int16 and rows["tokens_loss_mask"].dtype == bool
+    weights = packing.shift(rows)["weights"]
+    assert weights.tolist() == [[1, 0, 0, 0, 1, 0, 0], [0] * 7]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32", "int64", "complex128"])
+def test_tokens_of_any_width(dtype):
+    tokens = jnp.arange(1, 37).astype(dtype) if dtype == "bfloat16" else np.arange(1, 37)
+    tokens = np.asarray(tokens, None if dtype == "bfloat16" else dtype).reshape(6, 3, 2)
+    rows = packing.materialize(packing.plan([4, 2], 5), tokens)["tokens"]
+    assert rows.dtype == tokens.dtype and rows.shape == (2, 5, 3, 2)
+    assert (rows[0, :4] == tokens[:4]).all() and (rows[1, :2] == tokens[4:]).all()
+    assert (rows[0, 4:] == 0).all() and (rows[1, 2:] == 0).all()
+
+
+def test_a_row_has_as_many_boundaries_as_the_plan_allows_segments():
+    rows = packing.materialize(packing.plan([1, 1], 8, max_segments=5), np.array([1, 2]))
+    assert rows["tokens_cu_seqlens"].tolist() == [[0, 1, 2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": [0, 2]}, "piece 1 of row 0 overlaps another"),
+        ({"start": [0, 7]}, "piece 1 of row 0 reaches out of the row"),
+        ({"source": [0, 4]}, "piece 1 of row 0 reaches out of the tokens"),
+        ({"source": [-1, 3]}, "piece 0 of row 0 reaches out of the tokens"),
+        ({"length": [3, 0]}, "piece 1 of row 0 reaches out of the row"),
+        ({"row": [0, 1]}, "row must be in [0, 1), got 1 at 1"),
+        ({"row": [0, -1]}, "row must be in [0, 1), got -1 at 1"),
+    ],
+)
+def test_a_plan_that_was_tampered_with_is_refused(change, message):
+    plan = packing.plan([3, 2], 8)
+    plan = dataclasses.replace(plan, **{name: np.array(v) for name, v in change.items()})
+    with pytest.raises(ValueError) as error:
+        packing.materialize(plan, np.arange(5))
+    assert message in str(error.value)
+
+
+def test_a_loss_mask_must_fit_the_tokens():
+    with pytest.raises(ValueError, match=r"loss_mask must be bool\[5\], got int64"):
+        packing.materialize(packing.plan([3, 2], 8), np.arange(5), loss_mask=np.ones(5, int))
