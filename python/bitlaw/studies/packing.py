@@ -136,6 +136,11 @@ def load(source: tuple[int, tuple[int, ...]]) -> Data:
     return Data(functions, images, digest.hexdigest())
 
 
+def identify() -> str:
+    """The build, and this file, which computes rows too."""
+    return f"{build_id()}.{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}"
+
+
 def execute(
     job: Job,
     corpus: Data,
@@ -240,7 +245,7 @@ def columns(one: Run) -> dict[str, Any]:
 STUDY = Study(
     execute="bitlaw.studies.packing:execute",
     load="bitlaw.studies.packing:load",
-    identify="bitlaw.studies.build:build_id",
+    identify="bitlaw.studies.packing:identify",
     cost=cost,
     program=program,
     label=label,
@@ -268,7 +273,7 @@ def study(preset: str, out: Path, jobs: int) -> str:
                 out,
                 study=STUDY,
                 data_sha256=corpus.sha256,
-                build=build_id(),
+                build=identify(),
                 workers=jobs or len(available_cores()),
                 display=display,
             )
