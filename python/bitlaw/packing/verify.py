@@ -44,11 +44,11 @@ def verify(batch, *, name: str = "tokens", sequences=None) -> None:
         checks.append(_targets(batch, values, segments))
     else:
         checks.append(_loss_mask(batch, name, segments, positions))
-    for check in checks:
-        for reason, bad in check:
-            if bad.any():
-                row, column = np.argwhere(bad)[0].tolist()
-                raise ValueError(f"row {row}, column {column}: {reason}")
+    places = [(int(bad.argmax()), reason) for check in checks for reason, bad in check if bad.any()]
+    if places:
+        at, reason = min(places, key=lambda place: place[0])
+        row, column = divmod(at, segments.shape[1])
+        raise ValueError(f"row {row}, column {column}: {reason}")
     if not shifted:
         _cu_seqlens(batch, name, segments)
     if sequences is not None:
