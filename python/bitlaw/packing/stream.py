@@ -195,10 +195,12 @@ class PackedIterator(Iterator):
         """What resumes after the row given last, as JSON can hold it.
 
         "sequences" says how many sequences the source had given: the iterator that goes on must
-        begin with the next one.
+        begin with the next one. A source with get_state and set_state, as grain's iterators have,
+        is taken along as "source".
         """
-        stream, buffer = self._marked
+        stream, buffer, source = self._marked
         return {
+            "source": source,
             "sequences": stream.sequences,
             "emitted": self._emitted,
             "stream": stream.state_dict(),
@@ -210,6 +212,8 @@ class PackedIterator(Iterator):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; `sequences` was given from that one on."""
         self._stream.load_state_dict(state["stream"])
+        if state["source"] is not None:
+            self._sequences.set_state(state["source"])
         flat = np.frombuffer(base64.b64decode(state["tokens"]), np.dtype(state["dtype"]))
         self._buffer, self._ready = flat.reshape(state["shape"]), iter(())
         self._mark()
@@ -220,8 +224,9 @@ class PackedIterator(Iterator):
                 )
 
     def _mark(self) -> None:
-        # No array of either is ever written to, so a shallow copy is a snapshot.
-        self._marked, self._emitted = (copy.copy(self._stream), self._buffer), 0
+        source = self._sequences.get_state() if hasattr(self._sequences, "get_state") else None
+        # No array of a stream is ever written to, so a shallow copy is a snapshot.
+        self._marked, self._emitted = (copy.copy(self._stream), self._buffer, source), 0
 
     def _rows(self, chunk: list) -> list[dict[str, np.ndarray]]:
         if isinstance(chunk[0], Mapping):
