@@ -31,8 +31,9 @@ def block_of(experts, kind="relu2"):
     return block | {"router": rng.normal(size=(D, experts.count)).astype(np.float32)}
 
 
-def run(block, experts, kind="relu2", structure=Structure(), grids={}, x=X):  # noqa: B006, B008
-    tokens = {"ids_N": IDS, "real_N": REAL, "train": False}
+def run(block, experts, kind="relu2", structure=Structure(), grids={}, x=X, train=None):  # noqa: B006, B008
+    train = experts.capacity is not None if train is None else train
+    tokens = {"ids_N": IDS, "real_N": REAL, "train": train}
     return moe.mlp(jnp.asarray(x), block, experts, kind, structure, grids, **tokens)
 
 
@@ -86,6 +87,14 @@ def test_every_token_equals_brute_force(text, kind):
     if experts.capacity:
         whole = brute_force(block, dataclasses.replace(experts, capacity=None), kind)
         assert np.abs(expected - whole).max() > 1, "something was dropped"
+
+
+def test_outside_of_training_slots_are_twice_as_many():
+    block, half = block_of(Experts(4)), Experts.parse("4/top1/capacity0.25")
+    measured, trained = (np.asarray(run(block, half, train=t)[0]) for t in (False, True))
+    whole = brute_force(block, Experts.parse("4/top1/capacity0.5"))
+    np.testing.assert_allclose(measured, whole, atol=2e-4)  # as above
+    assert np.abs(trained - whole).max() > 1
 
 
 def test_a_capacity_of_all_tokens_equals_dropless_in_value_and_gradient():

@@ -30,6 +30,7 @@ from bitlaw.packing import dispatch
 
 BALANCE = 0.01  # weight of the load-balance loss of topK routers (arXiv:2101.03961, section 2.2)
 PRIORITIES = ("token", "choice", "gate")
+ROOM = 2  # times the slots of training when measured, as in ST-MoE (arXiv:2202.08906: 1.25 and 2)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Experts:
                  | capacityF                       ceil(F * tokens * K / X) slots per expert
                  | token | choice | gate           who gets them first: see `dispatch.plan`
 
-    Without a capacity nothing is dropped. Under `choice` and `gate` a later token may take the slot
-    of an earlier one. The canonical string omits `token`.
+    Without a capacity nothing is dropped; outside of training slots are twice as many. Under
+    `choice` and `gate` a later token may take the slot of an earlier one. The canonical string
+    omits `token`.
 
     Attributes:
         count: X. k: experts per token. router: "top", "hash" or "sbase".
@@ -144,24 +146,22 @@ def mlp(x_NxD, block, experts: Experts, kind: str, structure: Structure, grids: 
     real_N = tokens["real_N"]
     routing = route(x_NxD, block, experts, **tokens)
     expert = jnp.where(real_N[:, None], routing.experts, -1).astype(jnp.int32)
-    run = _dropless if experts.capacity is None else _in_slots
-    y_NxD = run(x_NxD, block, experts, kind, expert, routing.gates, structure, grids)
+    if experts.capacity is None:
+        plan = dispatch.dropless(expert, experts=experts.count)
+        y = _ragged(dispatch.gather(x_NxD, plan), plan, block, kind, structure, grids)
+    else:
+        factor = experts.capacity * (1 if tokens["train"] else ROOM)
+        slots = dispatch.capacity(len(x_NxD), experts.k, experts.count, factor)
+        how = {"experts": experts.count, "capacity": slots, "priority": experts.priority}
+        plan = dispatch.plan(expert, routing.gates, **how)
+        y = _on_slots(dispatch.gather(x_NxD, plan), block, kind, structure, grids)
+    y_NxD = dispatch.combine(y, routing.gates, plan)
     learned = experts.router == "top"
     return y_NxD, BALANCE * routers.load_balance(routing, real_N) if learned else jnp.float32(0)
 
 
-def _in_slots(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, structure, grids):
-    """Every expert on its slots, empty ones zero: a batch of equal products."""
-    slots = dispatch.capacity(len(x_NxD), experts.k, experts.count, experts.capacity)
-    plan = dispatch.plan(
-        expert_NxK, gates_NxK, experts=experts.count, capacity=slots, priority=experts.priority
-    )
-    y_XxCxD = _on_slots(dispatch.gather(x_NxD, plan), block, kind, structure, grids)
-    return dispatch.combine(y_XxCxD, gates_NxK, plan)
-
-
 def _on_slots(x_XxCxD, block, kind: str, structure: Structure, grids: Grids):
-    """Each expert's MLP on its own slots."""
+    """Each expert's MLP on its own slots, empty ones zero: a batch of equal products."""
 
     def product(x_XxCxI, w_XxIxO):
         return jax.vmap(lambda x, w: layers.linear(x, w, structure, grids))(x_XxCxI, w_XxIxO)
@@ -169,9 +169,8 @@ def _on_slots(x_XxCxD, block, kind: str, structure: Structure, grids: Grids):
     return layers.mlp(x_XxCxD, block, kind, product)
 
 
-def _dropless(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, structure, grids):
-    """Tokens sorted by expert, groups of different sizes: `jax.lax.ragged_dot`."""
-    plan = dispatch.dropless(expert_NxK, experts=experts.count)
+def _ragged(x, plan: dispatch.Dispatch, block, kind: str, structure: Structure, grids: Grids):
+    """Each expert's MLP on its group of the sorted tokens: `jax.lax.ragged_dot`."""
 
     def product(x, w_XxIxO):
         if structure.w is not None:
@@ -182,8 +181,7 @@ def _dropless(x_NxD, block, experts: Experts, kind, expert_NxK, gates_NxK, struc
             x = layers.quantized(x, structure.a, grids["a"])
         return jax.lax.ragged_dot(x, w_XxIxO, plan.count)
 
-    y = layers.mlp(dispatch.gather(x_NxD, plan), block, kind, product)
-    return dispatch.combine(y, gates_NxK, plan)
+    return layers.mlp(x, block, kind, product)
 
 
 # --- For encoders: these two look at all tokens of a group at once -------------------------------

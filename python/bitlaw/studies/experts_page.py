@@ -193,8 +193,9 @@ def page(rows: Rows, fits: Sequence[RoutedFit]) -> str:
         '<p class="notes">A router says how tokens find experts: top1 the largest logit with a '
         "load-balance loss, sbase the best expert of a Sinkhorn-balanced plan (in training; the "
         "largest logit when measured), hash the byte's value modulo the number of experts. "
-        "capacity1.25 gives the experts together a quarter more slots than there are tokens; a "
-        "token that finds its expert full passes by it. One seed, data order paired over all "
+        "capacity1.25 gives the experts together a quarter more slots than there are tokens in "
+        "training, and twice as many when measured; a token that finds its expert full passes by "
+        "it. One seed, data order paired over all "
         "models of one size.</p>",
     ]
     return pages.document("bitlaw: what experts are worth in parameters", sections)
