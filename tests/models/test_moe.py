@@ -1,6 +1,7 @@
 """Experts: every token by brute force, what capacity drops, and that packing changes nothing."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,15 @@ def block_of(experts, kind="relu2"):
     return block | {"router": rng.normal(size=(D, experts.count)).astype(np.float32)}
 
 
-def run(block, experts, kind="relu2", structure=Structure(), grids={}, x=X, train=None):  # noqa: B006, B008
-    train = experts.capacity is not None if train is None else train
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 6))
+def mlp(x, block, experts, kind, structure, grids, train):
     tokens = {"ids_N": IDS, "real_N": REAL, "train": train}
-    return moe.mlp(jnp.asarray(x), block, experts, kind, structure, grids, **tokens)
+    return moe.mlp(x, block, experts, kind, structure, grids, **tokens)
+
+
+def run(block, experts, kind="relu2", structure=None, grids=None, x=X, train=None):
+    train = experts.capacity is not None if train is None else train
+    return mlp(x, block, experts, kind, structure or Structure(), grids or {}, train)
 
 
 def one_mlp(x, block, e, kind):
@@ -104,9 +110,8 @@ def test_a_capacity_of_all_tokens_equals_dropless_in_value_and_gradient():
         y, balance = run(block, Experts.parse(text), x=x)
         return jnp.sum(y**2) + balance
 
-    dropless, in_slots = (
-        jax.grad(loss, (0, 1))(block, X, text) for text in ("4/top2", "4/top2/capacity2/gate")
-    )
+    gradient = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    dropless, in_slots = (gradient(block, X, text) for text in ("4/top2", "4/top2/capacity2/gate"))
     for one, other in zip(jax.tree.leaves(dropless), jax.tree.leaves(in_slots), strict=True):
         assert np.abs(one).max() > 0.1
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
