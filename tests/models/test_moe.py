@@ -206,7 +206,7 @@ def test_packed_loss_and_gradients_equal_the_sum_of_single_documents_without_a_c
     assert np.abs(packed - exact).max() <= 2 * np.abs(alone - exact).max()
 
 
-def test_s_base_balances_in_training_only_and_only_learned_routers_have_a_loss():
+def test_s_base_balances_in_training_only_and_learned_routers_have_a_loss():
     block = block_of(Experts(4))
     block["router"][:, 0] += 3 * X.mean(0) + 1
     tokens = {"ids_N": IDS, "real_N": REAL}
@@ -220,7 +220,8 @@ def test_s_base_balances_in_training_only_and_only_learned_routers_have_a_loss()
     crowded, spread = (np.bincount(chosen("4/sbase", t), minlength=4) for t in (False, True))
     assert spread.max() < crowded.max()
     losses = [float(run(block, Experts.parse(f"4/{r}"))[1]) for r in ("top1", "sbase", "hash")]
-    assert losses[0] > moe.BALANCE and losses[1:] == [0, 0]
+    # The best experts are too crowded, also those of S-BASE, which it is measured with.
+    assert losses[0] == losses[1] > moe.BALANCE and losses[2] == 0
 
 
 @pytest.mark.parametrize("text", ["4/top2", "4/hash/capacity1.25", "4/sbase"])

@@ -28,7 +28,7 @@ from bitlaw.models import layers, routers
 from bitlaw.models.layers import Grids, Structure
 from bitlaw.packing import dispatch
 
-BALANCE = 0.01  # weight of the load-balance loss of topK routers (arXiv:2101.03961, section 2.2)
+BALANCE = 0.01  # weight of the load-balance loss (arXiv:2101.03961, section 2.2)
 PRIORITIES = ("token", "choice", "gate")
 ROOM = 2  # times the slots of training when measured, as in ST-MoE (arXiv:2202.08906: 1.25 and 2)
 
@@ -156,8 +156,11 @@ def mlp(x_NxD, block, experts: Experts, kind: str, structure: Structure, grids: 
         plan = dispatch.plan(expert, routing.gates, **how)
         y = _on_slots(dispatch.gather(x_NxD, plan), block, kind, structure, grids)
     y_NxD = dispatch.combine(y, routing.gates, plan)
-    learned = experts.router == "top"
-    return y_NxD, BALANCE * routers.load_balance(routing, real_N) if learned else jnp.float32(0)
+    if experts.router == "hash":
+        return y_NxD, jnp.float32(0)
+    # What is balanced are the best experts: S-BASE's too, which are those it is measured with.
+    best = routing._replace(experts=jax.lax.top_k(routing.probabilities, experts.k)[1])
+    return y_NxD, BALANCE * routers.load_balance(best, real_N)
 
 
 def _on_slots(x_XxCxD, block, kind: str, structure: Structure, grids: Grids):

@@ -7,10 +7,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bitlaw.pages import page as pages
-from bitlaw.pages.figure import COLORS, log_axis, panels, plain, styled
+from bitlaw.pages.figure import COLORS, panels, styled
 from bitlaw.studies.packing_page import aligned
 from bitlaw.studies.routed import X_MAX, X_START, RoutedFit
 
@@ -126,10 +127,9 @@ def losses(rows: Rows, fits: Sequence[RoutedFit]) -> Figure:
             ]
             axes.plot(*zip(*points, strict=True), "o", ms=4.5, mfc="none", color=COLORS[k])
             x = np.geomspace(1, max(x for x, _ in points), 50)
-            axes.plot(x, fit.loss(n, x), color=COLORS[k], lw=1.2, label=f"N = {plain(n)}")
-        log_axis(axes)
+            axes.plot(x, fit.loss(n, x), color=COLORS[k], lw=1.2, label=f"N = {n:,}")
         axes.set_title(fit.router)
-        axes.set_xlabel("experts")
+        _experts_axis(axes, done)
     panels_[0].set_ylabel("loss, nats per byte")
     panels_[-1].legend()
     return figure
@@ -149,12 +149,22 @@ def multipliers(rows: Rows, fits: Sequence[RoutedFit]) -> Figure:
                 low, high = zip(*(fit.interval(n, at) for at in x), strict=True)
                 ends = (np.array(low) / n, np.array(high) / n)
                 axes.fill_between(x, *ends, color=COLORS[k], alpha=0.12, lw=0)
-        log_axis(axes)
         axes.set_title(f"N = {n:,}")
-        axes.set_xlabel("experts")
+        _experts_axis(axes, done)
+    top = max(fit.effective(n, x[-1]) / n for fit in fits for n in sizes)
+    panels_[0].set_ylim(0, 1.6 * max(top, 1))  # a band may leave the panel
     panels_[0].set_ylabel("N effective / N")
     panels_[0].legend()
     return figure
+
+
+def _experts_axis(axes: Axes, done: Rows) -> None:
+    """A logarithmic axis of experts, with a tick at each number that was trained."""
+    trained = sorted({experts_of(row) for row in done})
+    axes.set_xscale("log")
+    axes.set_xticks(trained, [str(x) for x in trained])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("experts")
 
 
 def page(rows: Rows, fits: Sequence[RoutedFit]) -> str:
@@ -163,7 +173,9 @@ def page(rows: Rows, fits: Sequence[RoutedFit]) -> str:
     best = max(fits, key=lambda fit: max(fit.effective(r["n_dense"], experts_of(r)) for r in done))
     most, n = max(map(experts_of, done)), max(row["n_dense"] for row in done)
     ends = best.interval(n, most)
-    between = f" ({ends[0] / n:.2f} to {ends[1] / n:.2f})" if ends else ""
+    between = " (too few runs for an interval)"
+    if ends:
+        between = f" (90 % interval {ends[0] / n:.2f} to {ends[1] / n:.2f})"
     sections = [
         "<h1>What experts are worth in parameters</h1>",
         f"<p>{len(done)} small language models, trained on the Python sources of the standard "
