@@ -4,13 +4,14 @@
     python -m bench.packing plan stream    the cases whose name contains one of these
     python -m bench.packing --save         append the rows to bench/results/packing.jsonl
 
-Times are the fastest of a few calls. "cpu" is the processor time of all threads, which neighbours on
-a shared machine disturb less than they do the clock on the wall.
+Times are the fastest of a few calls. "cpu" is the processor time of all threads: neighbours on a
+shared machine disturb it less than the clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import time
@@ -73,10 +74,10 @@ def plans() -> Iterator[Row]:
         of, capacity = lengths(kind, n)
         for algorithm in ("first_fit_decreasing", "best_fit_decreasing", "first_fit", "wrap"):
             options = {"algorithm": algorithm, "overflow": "split"}
-            seconds, plan = timed(lambda o=options: packing.plan(of, capacity, **o))
+            seconds, plan = timed(functools.partial(packing.plan, of, capacity, **options))
             more = {"fill": round(plan.fill, 5)}
             if algorithm.endswith("decreasing"):
-                more["missed"] = _missed(seconds["wall"] < 0.25, "0.25 s") | _missed(
+                more["missed"] = _missed(seconds["cpu"] < 0.25, "0.25 s") | _missed(
                     plan.fill >= 0.997, "fill 0.997"
                 )
             yield row(f"plan {kind} 1M {algorithm}", seconds, **more)
@@ -86,8 +87,8 @@ def long_plans() -> Iterator[Row]:
     for algorithm in ("first_fit_decreasing", "best_fit_decreasing"):
         options = {"algorithm": algorithm}
         of, capacity = lengths("lognormal", 10_000_000)
-        few, _ = timed(lambda o=options: packing.plan(of[:1_000_000], capacity, **o), 3)
-        many, plan = timed(lambda o=options: packing.plan(of, capacity, **o), 2)
+        few, _ = timed(functools.partial(packing.plan, of[:1_000_000], capacity, **options), 3)
+        many, plan = timed(functools.partial(packing.plan, of, capacity, **options), 2)
         growth = round(many["cpu"] / few["cpu"], 2)
         yield row(f"plan lognormal 10M {algorithm}", many, fill=round(plan.fill, 5), over_1M=growth)
 
@@ -149,18 +150,20 @@ def trl_plans() -> Iterator[Row]:
     options = {"batch_size": len(of), "keep_in_memory": True}
     other, packed = timed(lambda: pack_dataset(table, capacity, "bfd", map_kwargs=options), 2)
     tokens = np.concatenate(sequences)
-    for algorithm in ("first_fit_decreasing", "best_fit_decreasing"):
-
-        def ours(algorithm=algorithm):
-            return packing.materialize(packing.plan(of, capacity, algorithm=algorithm), tokens)
-
-        seconds, rows = timed(ours)
+    fill_of = {"trl bfd": round(of.sum() / len(packed) / capacity, 5)}
+    make = functools.partial(packing.plan, of, capacity, algorithm="best_fit_decreasing")
+    # trl gives tokens and lengths; our rows have segment ids, positions and a loss mask besides.
+    for what, call in [
+        ("plan", make),
+        ("plan and rows", lambda: packing.materialize(make(), tokens)),
+    ]:
+        seconds, _ = timed(call)
         yield row(
-            f"plan and rows of 50k documents {algorithm}",
+            f"{what} of 50k documents best_fit_decreasing",
             seconds,
-            fill=round(of.sum() / rows["tokens"].size, 5),
+            fill=round(make().fill, 5),
             times_faster_than={"trl bfd": faster(seconds, other)},
-            fill_of={"trl bfd": round(of.sum() / len(packed) / capacity, 5)},
+            fill_of=fill_of,
             missed=_missed(other["cpu"] >= 20 * seconds["cpu"], "20x trl"),
         )
 
@@ -215,13 +218,13 @@ def rows_of_plan() -> Iterator[Row]:
     arrays = list(packing.materialize(plan, tokens).values())
     copy, _ = timed(lambda: [array.copy() for array in arrays], 7)
     seconds, _ = timed(lambda: packing.materialize(plan, tokens), 7)
-    over = round(seconds["wall"] / copy["wall"], 2)
+    over = {key: round(seconds[key] / copy[key], 2) for key in seconds}
     size = sum(array.nbytes for array in arrays)
     yield row(
         f"materialize 100k documents into {size / 1e6:.0f} MB",
         seconds,
         over_copy=over,
-        missed=_missed(over <= 1.5, "1.5x a copy"),
+        missed=_missed(over["wall"] <= 1.5, "1.5x a copy"),
     )
 
 
@@ -237,11 +240,17 @@ def dispatches() -> Iterator[Row]:
         nth = ((jnp.cumsum(hot, axis=0) - hot) * hot).sum(-1)
         return jnp.where(nth < capacity, expert.reshape(-1) * capacity + nth, -1)
 
-    flat = np.asarray(expert).reshape(-1)
+    flat, gates = np.asarray(expert).reshape(-1), np.asarray(gate)
+
+    def two_sorts():  # what priority by gate takes: tokens by gate, then choices by expert
+        by_gate = np.argsort(-gates.max(1), kind="stable")
+        return np.argsort(flat.reshape(-1, k)[by_gate].T.reshape(-1), kind="stable")
+
     rivals = {
         "one-hot cumsum": (_jitted(one_hot, expert), 10),
         "jnp.argsort": (_jitted(lambda e: jnp.argsort(e.reshape(-1), stable=True), expert), 3),
         "np.argsort": (lambda: np.argsort(flat, kind="stable"), 3),
+        "np.argsort of gates and of experts": (two_sorts, 3),
     }
     others = {name: timed(call, 3)[0] for name, (call, _) in rivals.items()}
     plan = lambda priority: (
@@ -252,10 +261,12 @@ def dispatches() -> Iterator[Row]:
     np.testing.assert_array_equal(calls["token"]().slot.reshape(-1), rivals["one-hot cumsum"][0]())
     for name, call in calls.items():
         seconds, _ = timed(call, 9)
-        ratios = {rival: faster(seconds, other) for rival, other in others.items()}
+        left_out = "np.argsort" if name == "gate" else "np.argsort of gates and of experts"
+        ratios = {r: faster(seconds, other) for r, other in others.items() if r != left_out}
         missed = {}
-        for rival, (_, goal) in rivals.items():
-            missed |= _missed(ratios[rival]["wall"] >= goal, f"{goal}x {rival}")
+        for rival in ratios:
+            goal = rivals[rival][1]
+            missed |= _missed(ratios[rival]["cpu"] >= goal, f"{goal}x {rival}")
         yield row(
             f"dispatch 1M x top-2 x 64 {name}", seconds, times_faster_than=ratios, missed=missed
         )
