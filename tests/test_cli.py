@@ -71,6 +71,9 @@ def test_version_is_the_installed_one(capsys):
         (["train", "--tokens", "1000"], ["d_tokens must be a multiple of", "1000"]),
         (["train", "--scheme", "w=nope"], ["scheme: ", "'w=nope'"]),
         (["train", "--seed", "-1"], ["seed must be in 0..2^32-1, got -1"]),
+        (["train", "--experts", "8/soft"], ["experts must be a number and a router", "'8/soft'"]),
+        (["study", "cooking"], ["name must be one of experts, packing, got 'cooking'"]),
+        (["study", "packing", "--jobs", "-1"], ["jobs must be at least 0, got -1"]),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(

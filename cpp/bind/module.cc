@@ -1,11 +1,14 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
 #include "bind/numpy.hpp"
 #include "bind/xla.hpp"
+#include "core/dispatch.hpp"
+#include "core/fill.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
+#include "core/stream.hpp"
 
 namespace py = pybind11;
 using namespace bitlaw;
@@ -33,9 +36,13 @@ PYBIND11_MODULE(_core, m) {
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
   ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
   ops["prune"] = op<&prune<float>, &prune<bfloat16>>();
+  ops["dispatch_plan"] = op<&dispatch_plan>();
+  ops["dispatch_sort"] = op<&dispatch_sort>();
   ops["cubic_schedule"] = host<&cubic_schedule>();
   ops["keep_counts"] = host<&keep_counts>();
-  ops["first_fit_decreasing"] = host<&first_fit_decreasing>();
+  ops["fit_rows"] = host<&fit_rows>();
+  ops["fill_rows"] = host<&fill_rows>();
+  ops["fit_stream"] = host<&fit_stream>();
   m.attr("ops") = ops;
 
   m.attr("xla_ffi_api") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

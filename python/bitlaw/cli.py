@@ -33,6 +33,7 @@ Low-bit and sparse training in JAX, and what each compression costs.
   bitlaw plan           the best scheme, size and tokens within budgets, from a fit
   bitlaw train          train one model, print its row
   bitlaw fit            fit a scaling law to your table of runs, or to a published one
+  bitlaw study NAME     another study: packing, experts
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -57,6 +58,7 @@ COMMANDS = {
     "plan": "bitlaw.commands.plan:Plan",
     "train": "bitlaw.commands.train:Train",
     "fit": "bitlaw.commands.fit:Fit",
+    "study": "bitlaw.commands.study:Study",
 }
 
 

@@ -9,7 +9,10 @@ from bitlaw.commands.door import UsageError
 
 # Name -> the function, as module:function, called with (preset, out, jobs); it writes
 # out/report.html and returns the table for the terminal.
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "experts": "bitlaw.studies.experts:study",
+    "packing": "bitlaw.studies.packing:study",
+}
 
 
 @dataclass

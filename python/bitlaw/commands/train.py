@@ -1,5 +1,6 @@
 """`bitlaw train`."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ class Train:
     depth: int = 2
     """Number of blocks."""
 
+    experts: str = ""
+    """Experts in the place of every MLP: 8/top2/capacity1.25, 8/hash, 8/sbase. Empty: none."""
+
     tokens: int = 2**19
     """Training tokens (bytes), a multiple of 1024."""
 
@@ -36,7 +40,8 @@ class Train:
 
         with checked():
             check_schemes("scheme", [self.scheme])
-            model = reproduce.Size(self.width, self.depth).model
+            size = reproduce.Size(self.width, self.depth)
+            model = dataclasses.replace(size.model, experts=self.experts)
             point = reproduce.point(self.scheme, model, self.tokens, self.seed)
             plan = reproduce.plan_runs([point], source(self.data))
         print(json.dumps(reproduce.train(plan), indent=2))

@@ -109,17 +109,6 @@ def rotate(x_BxHxLxE, cos, sin):
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-def attention_mask(segment_ids_BxL):
-    """True where position l may look at position m: not later, and of the same document.
-
-    Returns:
-        bool[B, L, L]
-    """
-    length = segment_ids_BxL.shape[1]
-    same = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-    return same & np.tri(length, dtype=bool)
-
-
 def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     """softmax(q k^T / sqrt(E)) v under the mask; H / K query heads share a key and a value head.
 
@@ -137,6 +126,43 @@ def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     scores_NxLxM = jnp.einsum("nle,nme->nlm", q_NxLxE, k_NxLxE)
     weights_NxLxM = softmax(jnp.where(jnp.repeat(mask_BxLxL, H, axis=0), scores_NxLxM, MASKED))
     return jnp.einsum("nlm,nme->nle", weights_NxLxM, v_NxLxE).reshape(B, H, L, E)
+
+
+def attention(x_BxLxD, block, config, mask_BxLxL, structure: Structure, grids: Grids, turn=None):
+    """The attention of a block: norm, queries, keys and values, `attend`, output.
+
+    Args:
+        block: "attention_norm", "qkv" and "output", as in `lm`.
+        config: heads, kv_heads and head_dim.
+        turn: what is done to the queries and to the keys; nothing where order has no meaning.
+    Returns:
+        f32[B, L, D]
+    """
+    B, L, _ = x_BxLxD.shape
+    heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
+    qkv = linear(rms_norm(x_BxLxD, block["attention_norm"]), block["qkv"], structure, grids)
+    qkv = qkv.reshape(B, L, heads + 2 * kv_heads, head_dim).swapaxes(1, 2)
+    q_BxHxLxE, k_BxKxLxE, v_BxKxLxE = jnp.split(qkv, (heads, heads + kv_heads), axis=1)
+    if turn is not None:
+        q_BxHxLxE, k_BxKxLxE = turn(q_BxHxLxE), turn(k_BxKxLxE)
+    y_BxHxLxE = attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL)
+    y = y_BxHxLxE.swapaxes(1, 2).reshape(B, L, heads * head_dim)
+    return linear(y, block["output"], structure, grids)
+
+
+def mlp(x, block, kind: str, product):
+    """relu(x up)^2 down, or for "swiglu" (silu(x gate) * (x up)) down.
+
+    Args:
+        block: "up", "down" and, for "swiglu", "gate".
+        product: (x, w) -> x @ w, with whatever quantizers there are.
+    """
+    h = product(x, block["up"])
+    if kind == "swiglu":
+        h *= jax.nn.silu(product(x, block["gate"]))
+    else:
+        h = jnp.square(jax.nn.relu(h))
+    return product(h, block["down"])
 
 
 def softmax(x):

@@ -148,7 +148,7 @@ def program(job: run.Job) -> Hashable:
 
 def label(one: run.Run) -> str:
     """A run's name in messages."""
-    return f"{one.scheme} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
+    return f"{one.name} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
 
 
 def columns(one: run.Run) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def plan_preset(
     return plan_runs(PRESETS[preset].runs(schemes), data)
 
 
-def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
+def execute(plan: Plan, out: Path, workers: int = 0, study: Study = STUDY) -> Outcome:
     """Every row of a plan, from an opened folder or computed now; see `executor.run_jobs`."""
     workers = workers or len(available_cores())
     jobs = run.group(plan.runs)
@@ -239,7 +239,7 @@ def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
             jobs,
             plan.data,
             out,
-            study=STUDY,
+            study=study,
             data_sha256=plan.data_sha256,
             build=plan.build,
             workers=workers,

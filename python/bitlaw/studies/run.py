@@ -8,6 +8,7 @@ else (but for its `seconds`).
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Run:
             raise ValueError(
                 f"d_tokens must be a multiple of batch * context = {tokens}, got {self.d_tokens}"
             )
+
+    @property
+    def name(self) -> str:
+        """The scheme, and the experts if there are any: what messages call the run."""
+        return f"{self.scheme} {self.model.experts}".rstrip()
 
     @property
     def steps(self) -> int:
@@ -154,7 +160,7 @@ def execute(
         tokens_done, chunk_began = tokens_done + steps * tokens_per_step, now
         on_progress(
             Progress(
-                scheme=first.scheme,
+                scheme=first.name,
                 n_params=count.n_params(first.model),
                 seed=first.seed,
                 step=step,
@@ -193,6 +199,9 @@ def _row(run: Run, branch: Branch) -> dict[str, Any]:
         "width": run.model.width,
         "depth": run.model.depth,
         "learning_rate": run.learning_rate,
+        "n_dense": count.n_dense(run.model),
+        "n_active": count.n_active(run.model),
+        "experts": run.model.experts,
     }
 
 
@@ -204,8 +213,8 @@ def average_params(run: Run) -> float:
     schedule = optimizer.pruning(sparse.level, run.steps)
     lasting = np.diff([0, *schedule.steps(), run.steps])  # steps with each count of weights
     kept = [
-        np.dot(lasting, [rows * cols, *schedule.keep_counts(rows * cols)])
-        for rows, cols in run.model.matrices.values()
+        np.dot(lasting, [size, *schedule.keep_counts(size)])
+        for size in map(math.prod, run.model.matrices.values())
     ]
     return float(run.model.depth * sum(kept) / run.steps)
 

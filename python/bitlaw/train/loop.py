@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bitlaw.formats import Scheme
-from bitlaw.models.count import n_params
+from bitlaw.models.count import n_dense
 from bitlaw.models.layers import Structure, grids_of
 from bitlaw.models.lm import ModelConfig
 from bitlaw.train import optimizer, step
@@ -108,7 +108,7 @@ def _advance(
             cooldown=recipe.cooldown,
         )
         batches = corpus.train_batches(
-            recipe.seed, recipe.batch, first, last, salt=n_params(recipe.model)
+            recipe.seed, recipe.batch, first, last, salt=n_dense(recipe.model)
         )
         state, losses = step.train_chunk(state, batches, rates, recipe.model, structure, grids)
         on_chunk(last - first, last, budget, float(losses[-1]))

@@ -23,7 +23,7 @@ def adamw(
     """
 
     def is_matrix(params):
-        return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+        return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
     def scale(updates, state, params=None, *, learning_rate, **others):
         del params, others

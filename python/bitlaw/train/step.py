@@ -39,9 +39,8 @@ def fresh_state(seed: int, config: ModelConfig, schedule: sparsity.Cubic | None)
     return State(params, optimizer.gradually_pruned(schedule).init(params))
 
 
-def _logits(params, batch, config: ModelConfig, structure: Structure, grids: Grids):
-    batch = {name: batch[name].astype(jnp.int32) for name in ("inputs", "segment_ids", "positions")}
-    return lm.apply(params, batch, config, structure, grids)
+def _inputs(batch):
+    return {name: batch[name].astype(jnp.int32) for name in ("inputs", "segment_ids", "positions")}
 
 
 @functools.lru_cache
@@ -52,8 +51,9 @@ def _train_program(config: ModelConfig, structure: Structure):
         tx = optimizer.gradually_pruned(optimizer.pruning(0.5, 100))
 
     def batch_loss(params, batch, grids):
-        logits = _logits(params, batch, config, structure, grids)
-        return loss.mean_cross_entropy(logits, batch["targets"].astype(jnp.int32), batch["weights"])
+        inputs, targets = _inputs(batch), batch["targets"].astype(jnp.int32)
+        logits, balance = lm.forward(params, inputs, config, structure, grids, train=True)
+        return loss.mean_cross_entropy(logits, targets, batch["weights"]) + balance
 
     @functools.partial(jax.jit, donate_argnums=0)
     def program(state, batches, learning_rates, n_steps, grids):
@@ -104,7 +104,7 @@ def _validation_program(config: ModelConfig, structure: Structure):
     @jax.jit
     def program(params, batches, grids):
         def one(batch):
-            logits = _logits(params, batch, config, structure, grids)
+            logits = lm.apply(params, _inputs(batch), config, structure, grids)
             return loss.summed_cross_entropy(
                 logits, batch["targets"].astype(jnp.int32), batch["weights"]
             )
