@@ -30,21 +30,6 @@ class AtB:
     effs: dict[str, float]
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest size, predicted by a fit without it.
-
-    rows holds (run_id, measured loss, predicted loss); rms and bias are of the log of predicted
-    over measured.
-    """
-
-    n_params: float
-    rms: float
-    bias: float
-    rows: tuple[tuple[str, float, float], ...]
-    note: str
-
-
 def design_of(runs: Runs, names: Sequence[str]) -> Design:
     """The solver's design of these runs, schemes numbered as in ``names`` (dense first)."""
     number = {name: k for k, name in enumerate(names)}
@@ -208,32 +193,3 @@ def _slopes(design: Design, ratio: Array, theta: Array, log_loss: Array, weight:
             np.sum(wx * x, axis=1), 1e-300
         )
     return result
-
-
-def hold_out(runs: Runs, names: Sequence[str], delta: float, b: float) -> HeldOut | None:
-    """The largest size predicted from the others; None with fewer than three sizes.
-
-    Two remaining sizes hardly tell b from e: there b is held at the value of the whole fit.
-    """
-    sizes = np.unique(runs.n_params)
-    if len(sizes) < 3:
-        return None
-    smaller = runs.n_params < sizes[-1]
-    names = [name for name in names if name in runs.scheme[smaller]]
-    runs = runs[np.isin(runs.scheme, names)]
-    smaller = runs.n_params < sizes[-1]
-    design, log_loss = design_of(runs, names), np.log(runs.loss)
-    fixed = b if len(sizes) == 3 else None
-    theta = solve.fit_one(design[smaller], log_loss[smaller], delta, b=fixed)
-    target = runs[~smaller]
-    predicted = solve.predict(design[~smaller], theta[None])[0]
-    error = np.log(predicted / target.loss)
-    return HeldOut(
-        n_params=float(sizes[-1]),
-        rms=float(np.sqrt(np.mean(error**2))),
-        bias=float(np.mean(error)),
-        rows=tuple(
-            zip(target.run_id.tolist(), target.loss.tolist(), predicted.tolist(), strict=True)
-        ),
-        note="b free" if fixed is None else f"b held at {b:.3f}, the value of the whole fit",
-    )
