@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitlaw.laws import nested, solve
+from bitlaw.laws import nested, search, solve
 from bitlaw.laws.interval import Resamples
+from bitlaw.laws.problem import Problem
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 
@@ -193,3 +194,17 @@ def _slopes(design: Design, ratio: Array, theta: Array, log_loss: Array, weight:
             np.sum(wx * x, axis=1), 1e-300
         )
     return result
+
+
+def condition(problem: Problem, z: Array) -> float:
+    """Largest over smallest singular value of the derivatives of the fitted response at z.
+
+    Every column (a coefficient) has unit length, every row (a run) its weight in the objective.
+    The larger it is, the more the coefficients trade off: 1 is a design of orthogonal effects,
+    and where D = kN exactly it grows without bound. Coefficients no run depends on do not count.
+    """
+    jacobian, _ = search.weighted_jacobian(problem, z)
+    length = np.linalg.norm(jacobian, axis=0)
+    columns = jacobian[:, length > 1e-9 * length.max()] / length[length > 1e-9 * length.max()]
+    values = np.linalg.svd(columns, compute_uv=False)
+    return float(values[0] / max(values[-1], 1e-300))
