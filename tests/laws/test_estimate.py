@@ -111,7 +111,7 @@ def test_an_absurd_entry_is_no_crash(column, value):
     json.dumps(fit.to_dict(), allow_nan=False)
     assert fit.params == {} or fit.objective >= 0
     columns[column][3] = value**10
-    with pytest.raises(ValueError, match=f"{column} must be between 1e-30 and 1e\\+30, got 1e"):
+    with pytest.raises(ValueError, match=rf"{column} must be between 1e-30 and 1e\+30, got"):
         laws.fit(Table.of(columns), "chinchilla", resamples=20)
 
 
