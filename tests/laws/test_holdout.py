@@ -54,12 +54,13 @@ def test_an_exact_table_is_predicted_exactly(fit):
 
 def test_predictive_intervals_cover_at_their_level():
     inside = total = 0
-    for seed in range(25):
-        for entry in holdout.hold_outs(chinchilla(0.01, seed), resamples=100, seed=seed):
+    for seed in range(20):  # many sizes: most of the interval is the noise of the run itself
+        fit = chinchilla(0.01, seed, np.geomspace(1e7, 1e9, 12))
+        for entry in holdout.hold_outs(fit, resamples=100, seed=seed):
             inside, total = inside + entry.covered, total + len(entry.rows)
-    assert total == 225
-    # 90 % of 225, of which runs of one table share a fit: 3 standard errors of 25 tables
-    assert 0.80 <= inside / total <= 0.97
+    assert total == 20 * (4 + 12)
+    # 90 % of 320, of which the runs of one table share a fit: 3 standard errors of 20 tables
+    assert 0.82 <= inside / total <= 0.97
 
 
 def test_intervals_widen_with_what_is_not_known():
