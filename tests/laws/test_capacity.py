@@ -80,9 +80,9 @@ def test_activations_are_taken_from_what_they_were_measured_with():
 def test_a_prediction_says_how_well_its_curve_fits():
     measured = {f"w={b}": [eff] for b, eff in WEIGHTS.items() if b != 3}
     how = capacity.predict("w=3", measured, gmse).how
-    assert how.startswith("w=3 from its GMSE by w=1, w=2, w=4 (which the curve misses by ")
+    assert how.startswith("w=3 from its GMSE by the curve through w=1, w=2, w=4, missed by up to ")
     two = {name: eff for name, eff in measured.items() if name != "w=1"}
-    assert capacity.predict("w=3", two, gmse).how.endswith("(which the curve misses by 0%)")
+    assert capacity.predict("w=3", two, gmse).how.endswith("the curve through w=2, w=4")
 
 
 def test_too_little_to_predict_from_is_refused():

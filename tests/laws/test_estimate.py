@@ -32,6 +32,7 @@ def test_a_table_that_identifies_nothing_is_a_status(mask, status):
         selected(table, mask(table.columns["n_params"], table.columns["d_tokens"])), "chinchilla"
     )
     assert status in fit.status and fit.params == {} and fit.objective is None
+    assert len(fit.excluded) == fit.rows == len(fit.table["loss"])  # never silently
     assert laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict(), allow_nan=False))) == fit
     with pytest.raises(ValueError, match="fit must have identified the law, got unidentified"):
         fit.predict(1e8, 1e10)
@@ -98,6 +99,30 @@ def test_the_objective_is_the_one_asked_for():
         assert fit.minimised == objective
         found[objective.residual] = fit.params["b_n"]
     assert len(set(found.values())) == 3
+
+
+@pytest.mark.parametrize("column", ["n_params", "d_tokens", "loss"])
+@pytest.mark.parametrize("value", [1e-29, 1e29])
+def test_an_absurd_entry_is_no_crash(column, value):
+    table = drawn("chinchilla", np.random.default_rng(0), 0.01)
+    columns = {name: np.array(entry) for name, entry in table.columns.items()}
+    columns[column][3] = value
+    fit = laws.fit(Table.of(columns), "chinchilla", resamples=20)
+    json.dumps(fit.to_dict(), allow_nan=False)
+    assert fit.params == {} or fit.objective >= 0
+    columns[column][3] = value**10
+    with pytest.raises(ValueError, match=rf"{column} must be between 1e-30 and 1e\+30, got"):
+        laws.fit(Table.of(columns), "chinchilla", resamples=20)
+
+
+def test_arithmetic_that_breaks_down_is_a_status(monkeypatch):
+    def breaks(problem):
+        raise np.linalg.LinAlgError("no derivative")
+
+    monkeypatch.setattr(search, "search", breaks)
+    fit = laws.fit(drawn("chinchilla"), "chinchilla", resamples=20)
+    assert fit.status == ("no number: the arithmetic breaks down at the best fit: no derivative",)
+    assert fit.params == {} and len(fit.excluded) == 30
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,20 @@ def test_intervals_hold_the_values_and_order_follows_the_fit():
     assert all(plan.loss[1] is None for plan in again)  # no resamples, no interval
 
 
+def test_differences_to_the_best_are_paired_by_resample():
+    best, *others = best_plans([option(s, draws=200) for s in SCHEMES], BUDGETS[1], TRAINED)
+    losses = {
+        plan.scheme: option(plan.scheme, draws=200).loss(plan.n_params, plan.d_tokens)
+        for plan in (best, *others)
+    }
+    for plan in others:
+        difference = losses[plan.scheme] - losses[best.scheme]
+        expected = (difference[0], *np.quantile(difference[1:], [0.05, 0.95]))
+        assert plan.behind == pytest.approx(expected)
+        # the coefficients that all schemes share cancel: far narrower than unpaired
+        assert plan.behind[2] - plan.behind[1] < 0.5 * (plan.loss[2] - plan.loss[1])
+
+
 def test_a_narrow_level_lies_within_a_wide_one():
     wide, narrow = (
         best_plans([option("dense", draws=300)], BUDGETS[0], TRAINED, level)[0].loss

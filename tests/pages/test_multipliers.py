@@ -9,6 +9,7 @@ from bitlaw import laws
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages import multipliers
 from bitlaw.pages.fit import page
+from bitlaw.pages.view import View
 from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
 
 
@@ -23,7 +24,7 @@ def fitted(rows):
 @pytest.mark.parametrize("design", [{"sizes": SIZES[:1]}, {"effs": {"dense": 1.0}}])
 def test_a_table_that_identifies_little_still_has_a_page(design):
     fit = fitted(noisy(**design))
-    text = multipliers.text(fit)
+    text = multipliers.text(View(fit))
     assert ("unidentified: one size" in text) == ("sizes" in design)
     assert ("<figure>" in page(fit)) == ("sizes" not in design)
 
@@ -36,7 +37,7 @@ def test_colours_and_source_numbers_do_not_depend_on_the_order_of_schemes():
 
 def test_published_values_outside_the_interval_are_named():
     fit = fitted(noisy())
-    lines = multipliers.text(fit).splitlines()
+    lines = multipliers.text(View(fit)).splitlines()
     line = next(line for line in lines if line.startswith("Published values out"))
     for entry in fit.schemes[1:]:
         values = [p.value for p in laws.published.effective(entry.scheme)]
@@ -48,7 +49,7 @@ def test_published_values_outside_the_interval_are_named():
 def test_statuses_of_the_fit_are_explained():
     rows = quick_rows(coefficients={"a": 4.9, "b": 0.1, "c": 70.0, "d": 0.36, "e": -0.5})
     fit = fitted(rows)
-    text = multipliers.text(fit)
+    text = multipliers.text(View(fit))
     assert "bound hit: e = 0" in text
     for place in (text, multipliers.headline(fit)):
         assert "b and e trade off" in place
@@ -59,7 +60,7 @@ def test_a_lost_scheme_and_a_diverged_run_are_in_the_table():
     lost = next(row for row in rows if row["scheme"] == "s=0.5")
     lost |= {"status": "diverged", "loss": ""}
     fit = fitted(rows)
-    text = multipliers.text(fit)
+    text = multipliers.text(View(fit))
     assert "unidentified: one size" in text
     assert "conditional on convergence (8 of 9)" in text
     assert "Excluded: diverged (1); unidentified: one size (3)" in page(fit)
@@ -68,6 +69,6 @@ def test_a_lost_scheme_and_a_diverged_run_are_in_the_table():
 def test_a_scheme_of_unknown_bits_has_none():
     rows = [row | {"scheme": row["scheme"].replace("s=0.5", "mystery")} for row in noisy()]
     bits = {"mystery": None}
-    text = multipliers.text(fitted(rows), lambda scheme: bits.get(scheme, 4.0))
+    text = multipliers.text(View(fitted(rows)), lambda scheme: bits.get(scheme, 4.0))
     line = next(line for line in text.splitlines() if line.startswith("mystery"))
     assert " 4.00 " in text and " 4.00 " not in line

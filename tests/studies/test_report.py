@@ -50,7 +50,7 @@ def test_a_report_is_the_record_the_page_and_the_figure(quick):
 def test_the_page_stands_alone_and_says_what_it_must(quick):
     page = (quick[0] / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figure>") == page.count('alt="Figure ') == 9
+    assert page.count("<figure>") == page.count('alt="Figure ') == 8
     for phrase in (
         "measurements, not reproductions",
         "weights of the block matrices",

@@ -160,10 +160,9 @@ def predict(
         f, k = fit_capacity(list(errors.values()), effs)
         product = product * capacity(gmse(part), f=f, k=k)
         curve = capacity(list(errors.values()), f=f[..., None], k=k[..., None])
-        off = float(np.max(np.abs(np.log(curve / effs)[0])))
-        how.append(
-            f"{part} from its GMSE by {', '.join(known)} (which the curve misses by {off:.0%})"
-        )
+        off = f", missed by up to {np.max(np.abs(np.log(curve / effs)[0])):.0%}"
+        through = f"the curve through {', '.join(known)}{off if len(known) > POINTS else ''}"
+        how.append(f"{part} from its GMSE by {through}")
     if not how:
         raise ValueError(f"scheme must be a compression, got {scheme!r}")
     return Predicted(product, "; times ".join(how))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitlaw.laws import nested, solve
+from bitlaw.laws import nested, search, solve
 from bitlaw.laws.interval import Resamples
+from bitlaw.laws.problem import Problem
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 
@@ -28,21 +29,6 @@ class AtB:
     b: float
     excess: float
     effs: dict[str, float]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest size, predicted by a fit without it.
-
-    rows holds (run_id, measured loss, predicted loss); rms and bias are of the log of predicted
-    over measured.
-    """
-
-    n_params: float
-    rms: float
-    bias: float
-    rows: tuple[tuple[str, float, float], ...]
-    note: str
 
 
 def design_of(runs: Runs, names: Sequence[str]) -> Design:
@@ -210,30 +196,15 @@ def _slopes(design: Design, ratio: Array, theta: Array, log_loss: Array, weight:
     return result
 
 
-def hold_out(runs: Runs, names: Sequence[str], delta: float, b: float) -> HeldOut | None:
-    """The largest size predicted from the others; None with fewer than three sizes.
+def condition(problem: Problem, z: Array) -> float:
+    """Largest over smallest singular value of the derivatives of the fitted response at z.
 
-    Two remaining sizes hardly tell b from e: there b is held at the value of the whole fit.
+    Every column (a coefficient) has unit length, every row (a run) its weight in the objective.
+    The larger it is, the more the coefficients trade off: 1 is a design of orthogonal effects,
+    and where D = kN exactly it grows without bound. Coefficients no run depends on do not count.
     """
-    sizes = np.unique(runs.n_params)
-    if len(sizes) < 3:
-        return None
-    smaller = runs.n_params < sizes[-1]
-    names = [name for name in names if name in runs.scheme[smaller]]
-    runs = runs[np.isin(runs.scheme, names)]
-    smaller = runs.n_params < sizes[-1]
-    design, log_loss = design_of(runs, names), np.log(runs.loss)
-    fixed = b if len(sizes) == 3 else None
-    theta = solve.fit_one(design[smaller], log_loss[smaller], delta, b=fixed)
-    target = runs[~smaller]
-    predicted = solve.predict(design[~smaller], theta[None])[0]
-    error = np.log(predicted / target.loss)
-    return HeldOut(
-        n_params=float(sizes[-1]),
-        rms=float(np.sqrt(np.mean(error**2))),
-        bias=float(np.mean(error)),
-        rows=tuple(
-            zip(target.run_id.tolist(), target.loss.tolist(), predicted.tolist(), strict=True)
-        ),
-        note="b free" if fixed is None else f"b held at {b:.3f}, the value of the whole fit",
-    )
+    jacobian, _ = search.weighted_jacobian(problem, z)
+    length = np.linalg.norm(jacobian, axis=0)
+    columns = jacobian[:, length > 1e-9 * length.max()] / length[length > 1e-9 * length.max()]
+    values = np.linalg.svd(columns, compute_uv=False)
+    return float(values[0] / max(values[-1], 1e-300))

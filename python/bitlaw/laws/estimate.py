@@ -48,18 +48,25 @@ def fit_table(
     }  # fmt: skip
     status = unidentified(problem, sizes)
     if status:
-        return Fit(**common, status=status, params={}, intervals={})
+        return _without_numbers(common, status)
     sample = Units(sizes, rows.seed, rows.configuration, problem.target)
     try:
         found = search.search(problem)
         numbers = _numbers(problem, found, sample, rows.table.run_id, level, resamples, seed)
     except np.linalg.LinAlgError as error:
-        return Fit(**common, status=(f"{BROKEN}: {error}",), params={}, intervals={})
+        return _without_numbers(common, (f"{BROKEN}: {error}",))
     if not _finite([numbers[name] for name in ("params", "intervals", "objective", "rms", "r2")]):
-        return Fit(**common, status=(f"{BROKEN}: not finite",), params={}, intervals={})
+        return _without_numbers(common, (f"{BROKEN}: not finite",))
     numbers["params"] |= hold
     numbers["param_status"] |= {name: (f"held at {value:g}",) for name, value in hold.items()}
     return Fit(**common, **numbers)
+
+
+def _without_numbers(common: dict, status: tuple[str, ...]) -> Fit:
+    """The record where no law could be fitted: every run is excluded, and why."""
+    excluded = tuple((run_id, status[0]) for run_id in common["table"]["run_id"])
+    common = common | {"excluded": common["excluded"] + excluded}
+    return Fit(**common, status=status, params={}, intervals={})
 
 
 def _finite(value: object) -> bool:

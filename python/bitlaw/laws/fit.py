@@ -190,9 +190,11 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
     at_b = diagnose.eff_against_b(design, log_loss, delta, theta, names)
     residual = np.log(solve.predict(design, theta[None])[0]) - log_loss
     numbers = dict(zip(names, _numbers(runs, design, theta, draws, record.level), strict=True))
+    status = diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws)
     return replace(
         record,
-        status=diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws),
+        status=status,
+        param_status=_param_status(status),
         schemes=_ranked([_with_numbers(entry, numbers) for entry in record.schemes]),
         params=_params(design, theta),
         intervals=_param_intervals(design, draws, record.level),
@@ -207,7 +209,6 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
         bootstrap=draws.method,
         noise=draws.shares,
         eff_against_b=at_b,
-        held_out=diagnose.hold_out(runs, names, delta, theta[-2]),
         draws=_draws(design, theta, draws, names),
         drifts=nested.drifts(runs, design, theta, log_loss, draws, record.level),
     )
@@ -233,6 +234,15 @@ def _draws(
 
     fitted = {name: float(value[0]) for name, value in named(theta[None]).items()}
     return keep.kept(fitted, named(draws.theta[: keep.MOST]), draws.widening)
+
+
+def _param_status(status: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The doubts about the fit that are about one coefficient; a goes with b, and c with d."""
+    result = {}
+    for name, exponent in (("a", "b"), ("b", ""), ("c", "d"), ("d", ""), ("e", "")):
+        found = [s for s in status if s.partition(": ")[2].partition(" ")[0] in (name, exponent)]
+        result[name] = tuple(found) or ("ok",)
+    return result
 
 
 def _profiles(

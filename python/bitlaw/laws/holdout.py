@@ -173,7 +173,7 @@ def hold_out(
     lower, upper = problem.bounds()
     start, note = None, "all coefficients free"
     if problem.law.name == fit.law:
-        start = problem.coordinates_of(_params(fit))
+        start = problem.coordinates_of(all_params(fit))
         exponents = _exponents(problem, column)
         if len(np.unique(small.columns[column])) == 2 and exponents:
             places = [problem.names.index(name) for name in exponents]
@@ -204,7 +204,7 @@ def _varied(problem: Problem) -> bool:
     return all(len(np.unique(column)) > 1 for column in problem.columns.values())
 
 
-def _params(fit: Fit) -> dict[str, float]:
+def all_params(fit: Fit) -> dict[str, float]:
     """The coefficients with the multipliers of schemes among them."""
     effs = {f"eff[{s.scheme}]": s.eff for s in fit.schemes if s.eff is not None}
     return dict(fit.params) | {name: eff for name, eff in effs.items() if name != "eff[dense]"}

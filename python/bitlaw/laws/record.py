@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from numpy.typing import ArrayLike, NDArray
 
 from bitlaw.laws import forms
-from bitlaw.laws.diagnose import AtB, HeldOut
+from bitlaw.laws.diagnose import AtB
 from bitlaw.laws.nested import Drift
 from bitlaw.laws.objective import Objective
 
@@ -99,7 +99,6 @@ class Fit:
     bootstrap       how the intervals were made
     noise           share of each component of the noise model in the variance
     eff_against_b   the fit repeated with b held fixed
-    held_out        the largest size predicted by a fit without it
     without_flagged the fit without the flagged runs
     minimised       what was minimised
     starts          the objective that each start ended on, ascending; one entry per start
@@ -132,7 +131,6 @@ class Fit:
     bootstrap: str = "none"
     noise: Mapping[str, float] | None = None
     eff_against_b: tuple[AtB, ...] = ()
-    held_out: HeldOut | None = None
     without_flagged: Fit | None = None
     minimised: Objective = field(default_factory=Objective)
     starts: tuple[float, ...] = ()
@@ -201,8 +199,6 @@ class Fit:
             values[name] = tuple(_typed(kind, entry) for entry in values.get(name, ()))
         if "minimised" in values:
             values["minimised"] = _typed(Objective, values["minimised"])
-        if values.get("held_out") is not None:
-            values["held_out"] = _typed(HeldOut, values["held_out"])
         if values.get("without_flagged") is not None:
             values["without_flagged"] = cls.from_dict(values["without_flagged"])
         return cls(**values)

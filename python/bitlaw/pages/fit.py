@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 
+import numpy as np
+
 from bitlaw.laws import Fit
 from bitlaw.pages import fit_figures, multipliers
 from bitlaw.pages import page as pages
@@ -49,7 +51,7 @@ def page(fit: Fit | View, bits: Bits = unknown_bits) -> str:
         sections.append(_coefficients(fit) if of_schemes else "")
     if of_schemes:
         sections.append(multipliers.without_flagged(fit, bits))
-    return pages.document(title, [*filter(None, sections), _method(fit)])
+    return pages.document(title, [*filter(None, sections), _method(view)])
 
 
 def _opening(fit: Fit) -> str:
@@ -298,12 +300,13 @@ def tables(view: View, bits: Bits = unknown_bits) -> list[Table]:
     return [one for one in found if one is not None and one.rows]
 
 
-def _method(fit: Fit) -> str:
+def _method(view: View) -> str:
     """The checklist: what was fitted, and how."""
+    fit = view.fit
     shares = ", ".join(f"{name} {share:.0%}" for name, share in (fit.noise or {}).items())
     reasons = Counter(reason for _, reason in fit.excluded)
     excluded = "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
-    size = View(fit).size if fit.table else "n_params"
+    size = view.size if fit.table else "n_params"
     agree = sum(value <= fit.starts[0] * (1 + 1e-6) for value in fit.starts) if fit.starts else 0
     items = {
         "N": COUNTS.get(size, size) + ". D: training tokens. L: validation loss, nats per token.",
@@ -319,7 +322,28 @@ def _method(fit: Fit) -> str:
         "together." + (f" Mean shares in the noise: {shares}." if shares else ""),
         "Status": "; ".join(fit.status) + ".",
         "Runs": f"{len(fit.residuals)} fitted of {fit.rows}. Excluded: {excluded or 'none'}.",
+        "Design": _design(view),
         "Table": fit.source or "given by the user",
         "Published values": "as their sources print them; second-hand ones are marked.",
     }
     return f"<h2>What was fitted, and how</h2>{pages.definitions(items)}"
+
+
+def _design(view: View) -> str:
+    """The crossing of sizes and budgets, and how well it tells the coefficients apart."""
+    if not view.fit.table:
+        return "the record holds no table"
+    parts = [f"{len(np.unique(view.n))} sizes"]
+    if view.data:
+        ratio = view.d / view.n
+        parts.append(f"{len(np.unique(view.d))} budgets")
+        parts.append(f"tokens per parameter {plain(ratio.min())} to {plain(ratio.max())}")
+        logs = np.log(view.n), np.log(view.d)
+        if all(np.ptp(x) for x in logs):
+            parts.append(f"correlation of log N and log D {np.corrcoef(*logs)[0, 1]:.2f}")
+    if view.condition is not None:
+        parts.append(
+            f"condition number {view.condition:.3g} (of the derivatives by the coefficients, each "
+            "of unit length: 1 where they are told apart best)"
+        )
+    return "; ".join(parts) + "."

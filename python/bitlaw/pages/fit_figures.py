@@ -9,11 +9,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bitlaw.laws.optimum import ramp_cost
 from bitlaw.pages.figure import log_axis, panels, plain, styled
 from bitlaw.pages.view import LABELS, SEPARABLE, View
 
-MARKERS = "osD^vPX*"
 FLOPS_LEVELS = 6
 MOST_PANELS = 4
 
@@ -97,15 +95,6 @@ def collapse(view: View) -> Figure | None:
 def _size_term(view: View, n: np.ndarray, kind: tuple) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return view.predict(n, np.inf if view.data else None, kind)
-
-
-def flops(view: View, kind: tuple | None = None) -> np.ndarray:
-    """6 N D of every run; of non-zeros, times the cost of the pruning ramp."""
-    factor = 1.0
-    if "sparsity" in view.others:
-        column = view.others.index("sparsity")
-        factor = ramp_cost(view.table["sparsity"] if kind is None else kind[column])
-    return 6 * view.n * view.d * factor
 
 
 @styled

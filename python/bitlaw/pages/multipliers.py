@@ -63,24 +63,25 @@ def _published(values: Sequence[Published], numbers: dict[str, int]) -> str:
     return ", ".join(f"{p.value:.2f} [{numbers[p.source]}]" for p in values) or NOTHING
 
 
-def text(fit: laws.Fit, bits: Bits = unknown_bits) -> str:
+def text(view: View, bits: Bits = unknown_bits) -> str:
     """The table for a terminal, with its notes."""
-    rows = [HEADER, *table(fit, bits)]
+    rows = [HEADER, *table(view.fit, bits)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADER))]
     lines = [
         "  ".join(_pad(*cell) for cell in zip(HEADER, row, widths, strict=True)).rstrip()
         for row in rows
     ]
     lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*lines, "", *notes(fit)])
+    return "\n".join([*lines, "", *notes(view)])
 
 
 def _pad(column: str, value: str, width: int) -> str:
     return value.ljust(width) if column in TEXT_COLUMNS else value.rjust(width)
 
 
-def notes(fit: laws.Fit) -> list[str]:
+def notes(view: View) -> list[str]:
     """What must be said with the table, one line each."""
+    fit = view.fit
     lines = [f"[{k}] {source}" for k, source in enumerate(_sources(fit), start=1)]
     lines.append(f"fit: {'; '.join(fit.status)}")
     if fit.params:
@@ -90,11 +91,12 @@ def notes(fit: laws.Fit) -> list[str]:
             f"b = {p['b']:.3f}, d = {p['d']:.3f}, e = {p['e']:.3f}; rms residual {fit.rms:.2%}; "
             f"{fit.level:.0%} intervals by {fit.bootstrap}"
         )
-    if fit.held_out:
-        lines.append(
-            f"hold-out of N = {fit.held_out.n_params:,.0f}: rms error {fit.held_out.rms:.2%}, "
-            f"bias {fit.held_out.bias:+.2%} ({fit.held_out.note})"
-        )
+    lines += [
+        f"hold-out of {'N' if one.column == view.size else 'D'} >= {one.value:,.0f}: rms error "
+        f"{one.rms:.2%}, bias {one.bias:+.2%}, {one.covered} of {len(one.rows)} runs inside "
+        f"{one.level:.0%} ({one.note})"
+        for one in view.hold_outs
+    ]
     if fit.flagged:
         lines.append(
             f"{len(fit.flagged)} runs have more weights in embeddings and head than in the blocks"

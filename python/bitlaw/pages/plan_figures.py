@@ -94,6 +94,8 @@ def sparsity_contours(fit: Fit, trained: Trained, best: Plan) -> Figure:
                      max(trained.n_params[1], best.n_params) * 10, 160)  # fmt: skip
     c, nonzero = np.meshgrid(flops, n)
     figure, (panel,) = panels(6.4, 4.4)
+    panel.set_xscale("log")  # before the contours: their labels follow the lines
+    panel.set_yscale("log")
     levels = [0.01, 0.25, 0.5, 0.75, 0.875, 0.95]
     exact = exact_optimal_sparsity(nonzero, c, **p)
     filled = panel.contourf(c, nonzero, exact, np.linspace(0, 1, 21), cmap="Blues", alpha=0.75)
@@ -105,8 +107,6 @@ def sparsity_contours(fit: Fit, trained: Trained, best: Plan) -> Figure:
     order = [0, 1, 3, 2, 0]
     panel.plot(corners[order, 1], corners[order, 0], color="#555555", lw=0.9)
     panel.plot(best.flops, best.n_params, "*", color="#CC79A7", ms=11, mec="white")
-    panel.set_xscale("log")
-    panel.set_yscale("log")
     panel.yaxis.set_major_formatter(lambda x, _: plain(x))
     panel.set_xlabel("training FLOPs")
     panel.set_ylabel("N, non-zero parameters")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitlaw.laws import Fit, forms, holdout
+from bitlaw.laws.diagnose import condition
 from bitlaw.laws.holdout import HoldOut
 from bitlaw.laws.runs import ordered
 from bitlaw.pages.figure import COLORS
@@ -79,6 +80,15 @@ class View:
     def laws_compared(self) -> dict[str, tuple[HoldOut, ...]]:
         """Hold-outs of every law that the table can be fitted with."""
         return holdout.compare(self.fit)
+
+    @cached_property
+    def condition(self) -> float | None:
+        """The condition number of the design at the fit; None without numbers."""
+        problem = holdout.problem_of(self.fit) if self.fit.params and self.fit.table else None
+        if problem is None:
+            return None
+        z = problem.coordinates_of(holdout.all_params(self.fit))
+        return condition(problem, z) if np.isfinite(z).all() else None
 
     @property
     def n(self) -> Array:

@@ -45,7 +45,7 @@ def write(
         write_atomic(picture, png(multiplier_figures.headline(view)))
     else:
         _remove(picture)
-    return multipliers.text(fit, bits_per_weight)
+    return multipliers.text(view, bits_per_weight)
 
 
 def write_files(fit: laws.Fit, out: Path) -> list[Path]:
