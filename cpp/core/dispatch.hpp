@@ -40,7 +40,7 @@ inline uint32_t gate_key(float gate) {
 // Tokens by their largest gate, largest first, earlier first among equals; NaN anywhere goes last.
 inline std::vector<int32_t> by_gate(const float* gate, int64_t tokens, int64_t k) {
   std::vector<std::pair<uint32_t, int32_t>> now(tokens), next(tokens);
-  std::array<std::array<int64_t, 2049>, 3> begin{};  // 11 bits at a time
+  std::array<std::array<int64_t, 257>, 4> begin{};  // a byte at a time
   for (int64_t t = 0; t < tokens; ++t) {
     uint32_t best = ~uint32_t{0}, worst = 0;
     for (int64_t j = 0; j < k; ++j) {
@@ -48,11 +48,12 @@ inline std::vector<int32_t> by_gate(const float* gate, int64_t tokens, int64_t k
       best = std::min(best, key), worst = std::max(worst, key);
     }
     now[t] = {worst == ~uint32_t{0} ? worst : best, static_cast<int32_t>(t)};
-    for (int pass = 0; pass < 3; ++pass) ++begin[pass][(now[t].first >> 11 * pass & 2047) + 1];
+    for (int pass = 0; pass < 4; ++pass) ++begin[pass][(now[t].first >> 8 * pass & 255) + 1];
   }
-  for (int pass = 0; pass < 3; ++pass) {
+  for (int pass = 0; pass < 4; ++pass) {
+    if (std::ranges::max(begin[pass]) == tokens) continue;  // one byte for all
     std::partial_sum(begin[pass].begin(), begin[pass].end(), begin[pass].begin());
-    for (const auto& token : now) next[begin[pass][token.first >> 11 * pass & 2047]++] = token;
+    for (const auto& token : now) next[begin[pass][token.first >> 8 * pass & 255]++] = token;
     now.swap(next);
   }
   std::vector<int32_t> order(tokens);

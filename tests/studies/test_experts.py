@@ -69,7 +69,7 @@ def test_smoke_trains_fits_and_writes_a_page(tmp_path, capsys):
     command = ["study", "experts", "--preset", "smoke", "--out", str(tmp_path), "--jobs", "2"]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert sorted((int(r["n_dense"]), experts_page.experts_of(r)) for r in rows) == [
         (768, 1), (768, 4), (1728, 1), (1728, 4)
     ]  # fmt: skip

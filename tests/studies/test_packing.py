@@ -18,7 +18,7 @@ def test_smoke_trains_both_layouts_of_both_sets_and_runs_once(tmp_path, capsys):
     command = ["study", "packing", "--preset", "smoke", "--out", str(tmp_path), "--jobs", "2"]
     assert cli.main(command) == 0
     first = capsys.readouterr()
-    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert sorted((row["data"], row["layout"]) for row in rows) == [
         ("functions", "packed"),
         ("functions", "padded"),

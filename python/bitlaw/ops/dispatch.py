@@ -56,15 +56,17 @@ def _expert_examples(rng):
 
 
 def _plan_examples(rng):
-    for expert, experts in _expert_examples(rng):
+    cases = [(priority, share) for priority in PRIORITIES for share in (0.3, 1.5)]
+    for i, (expert, experts) in enumerate(_expert_examples(rng)):
         gate = np.round(rng.normal(size=expert.shape) * 8) / 8  # ties, both zeros
         gate[rng.random(gate.shape) < 0.05] = np.nan
         gate[rng.random(gate.shape) < 0.02] = -np.inf
-        for priority in PRIORITIES:
-            for share in (0.3, 1.5):
-                capacity = max(1, round(share * expert[0].size / experts)) if len(expert) else 2
-                attributes = {"experts": experts, "capacity": capacity, "priority": priority}
-                yield (expert, gate.astype(np.float32)), attributes
+        # One example under all, the large ones by gate, the others in turn.
+        of = cases if expert.size == 300 else cases[4:5] if expert.size > 10_000 else [cases[i % 6]]
+        for priority, share in of:
+            capacity = max(1, round(share * expert[0].size / experts)) if len(expert) else 2
+            attributes = {"experts": experts, "capacity": capacity, "priority": priority}
+            yield (expert, gate.astype(np.float32)), attributes
 
 
 def _places(expert, experts: int):
