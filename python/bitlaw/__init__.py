@@ -17,6 +17,7 @@ _NAMES = {
     "BitMask": "bitlaw.sparsity",
     "top_k_mask": "bitlaw.sparsity",
     "nm_mask": "bitlaw.sparsity",
+    "global_masks": "bitlaw.sparsity",
 }
 _MODULES = ("ops", "formats", "sparsity", "packing", "models", "train", "laws", "studies")
 

@@ -19,6 +19,7 @@ import re
 METHODS = ("gradual", "oneshot", "static", "ste", "sr_ste", "s_ste", "rigl", "set", "acdc")
 SCOPES = ("layer", "global")
 _REGROWING = ("rigl", "set")
+_SCHEDULES = ("gradual", "oneshot", "static", "acdc")  # differ in when, not in how
 _MODS = ["layer", "global", "block4x4", "transposable", *METHODS[1:]]
 
 
@@ -81,8 +82,9 @@ class SparseSpec:
 
     @property
     def structure(self) -> SparseSpec:
-        """What is compiled into a program: the spec at a level that stands for all."""
-        return self if self.m else dataclasses.replace(self, level=0.5)
+        """What is compiled into a program: the spec at a level and a schedule that stand for all."""
+        method = "gradual" if self.method in _SCHEDULES else self.method
+        return dataclasses.replace(self, level=0.5, method=method)
 
     def __str__(self) -> str:
         words = [f"{self.n}:{self.m}" if self.m else repr(float(self.level)).removesuffix(".0")]

@@ -54,16 +54,31 @@ def restore(path: Path, like: Any = None) -> tuple[Any, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
+    about = _about(path)
+    if like is not None:
+        _check(path, about, like)
+        like = jax.tree.map(_shape, like)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        if not (path / "about").is_dir():
-            raise ValueError(f"checkpoint must be a folder that bitlaw saved, got {path}")
-        items = ocp.args.Composite(about=ocp.args.JsonRestore())
-        about = reader.restore(path, args=items)["about"]
-        if like is not None:
-            _check(path, about, like)
-            like = jax.tree.map(_shape, like)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         return reader.restore(path, args=items)["state"], about["meta"]
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What `save` was told about a checkpoint.
+
+    Raises:
+        ValueError: there is no checkpoint.
+    """
+    return _about(Path(path).absolute())["meta"]
+
+
+def _about(path: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    if not (path / "about").is_dir():
+        raise ValueError(f"checkpoint must be a folder that bitlaw saved, got {path}")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        return reader.restore(path, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
