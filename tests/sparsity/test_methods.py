@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bitlaw import sparsity
 from bitlaw.sparsity import ACDC, NM, Block, Constant, Cubic, Exchange, Listed, OneShot
@@ -273,3 +275,17 @@ def test_bad_arguments_are_refused_by_name(make, message):
     with pytest.raises(ValueError) as error:
         make(optax.sgd(0.1))
     assert message in str(error.value)
+
+
+def test_sharded_parameters_get_the_masks_of_whole_ones():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    tx = sparsity.pruned(optax.adamw(1e-2), Cubic(0.75, 0, 2), scope="global")
+    ends = []
+    for place in (lambda x: x, lambda x: jax.device_put(x, NamedSharding(mesh, P("d")))):
+        p = jax.tree.map(place, params())
+        state, step = tx.init(p), stepper(tx)
+        for k in range(3):
+            p, state = step(p, state, k)
+        ends.append(sparsity.masks_of(state))
+    for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -82,7 +82,7 @@ class SparseSpec:
 
     @property
     def structure(self) -> SparseSpec:
-        """What is compiled into a program: the spec at a level and a schedule that stand for all."""
+        """What is compiled into a program: the spec at a level and schedule that stand for all."""
         method = "gradual" if self.method in _SCHEDULES else self.method
         return dataclasses.replace(self, level=0.5, method=method)
 

@@ -142,11 +142,31 @@ def notes(fit: laws.Fit) -> list[str]:
             f"hold-out of N = {fit.held_out.n_params:,.0f}: rms error {fit.held_out.rms:.2%}, "
             f"bias {fit.held_out.bias:+.2%} ({fit.held_out.note})"
         )
+    lines += _per_nonzero(fit)
     if fit.flagged:
         lines.append(
             f"{len(fit.flagged)} runs have more weights in embeddings and head than in the blocks"
         )
     return [*lines, MEASUREMENTS]
+
+
+def _per_nonzero(fit: laws.Fit) -> list[str]:
+    """The multipliers in the other convention, of non-zero weights, as a sentence if there are any.
+
+    A law in N (1 - S) instead of N has the same fit, with eff / (1 - S) for eff.
+    """
+    from bitlaw.formats import Scheme  # needs jax, which a fit does not
+
+    found = []
+    for entry in fit.schemes:
+        try:
+            sparsity = Scheme.parse(entry.scheme).sparsity
+        except ValueError:  # a table of runs may name schemes that are not ours
+            continue
+        if sparsity and entry.eff is not None:
+            found.append(f"{entry.scheme}: {entry.eff / (1 - sparsity):.3f}")
+    where = "eff counts all weights; per non-zero weight, as in arXiv:2309.08520"
+    return [f"{where}: {', '.join(found)}"] if found else []
 
 
 def _explained(fit: laws.Fit) -> list[str]:
