@@ -21,39 +21,46 @@ struct TransposableAttrs {
 inline constexpr int64_t kMaxTile = 32;
 
 // The 4 by 4 patterns with n ones per row and column (90 for n = 2), earliest elements first.
-inline std::vector<std::array<bool, 16>> tile_patterns(int64_t n) {
-  std::vector<std::array<bool, 16>> found;
-  for (int bits = 0xffff; bits >= 0; --bits) {
-    std::array<bool, 16> p;
-    int rows[4] = {}, cols[4] = {};
-    for (int j = 0; j < 16; ++j) {
-      p[j] = bits >> (15 - j) & 1;
-      rows[j / 4] += p[j];
-      cols[j % 4] += p[j];
-    }
-    bool regular = true;
-    for (int i = 0; i < 4; ++i) regular &= rows[i] == n && cols[i] == n;
-    if (regular) found.push_back(p);
-  }
-  return found;
-}
+struct TilePatterns {
+  static constexpr int kMost = 96;
+  int count = 0;
+  std::array<std::array<uint32_t, kMost>, 16> bits{};  // [element][pattern]: all ones where kept
 
-// The pattern of largest sum of |x|, the first among equals. Sums run over the elements in order,
-// of magnitudes up to 2^120; a NaN counts as -2^120.
-inline void best_pattern(const float* tile, const std::vector<std::array<bool, 16>>& patterns,
-                         bool* keep) {
-  float value[16];
-  for (int j = 0; j < 16; ++j)
-    value[j] = selection_key(tile[j]) == 0 ? -0x1p120f : std::min(std::fabs(tile[j]), 0x1p120f);
-  const std::array<bool, 16>* best = nullptr;
-  float largest = 0;
-  for (const auto& p : patterns) {
-    float sum = 0;
-    for (int j = 0; j < 16; ++j) sum += p[j] ? value[j] : 0.0f;
-    if (!best || sum > largest) best = &p, largest = sum;
+  explicit TilePatterns(int64_t n) {
+    for (int code = 0xffff; code >= 0; --code) {
+      int rows[4] = {}, cols[4] = {};
+      for (int j = 0; j < 16; ++j) {
+        const int one = code >> (15 - j) & 1;
+        rows[j / 4] += one;
+        cols[j % 4] += one;
+      }
+      bool regular = true;
+      for (int i = 0; i < 4; ++i) regular &= rows[i] == n && cols[i] == n;
+      if (!regular) continue;
+      for (int j = 0; j < 16; ++j) bits[j][count] = code >> (15 - j) & 1 ? 0xffffffffu : 0u;
+      ++count;
+    }
   }
-  std::copy(best->begin(), best->end(), keep);
-}
+};
+
+// The index of the pattern of largest sum of |x|, the first among equals. Sums run over the
+// elements in order, of magnitudes up to 2^120; a NaN counts as -2^120.
+struct BestPattern {
+  BITLAW_LEAF static void run(const float* tile, const TilePatterns* patterns, int* best) {
+    float sums[TilePatterns::kMost] = {};
+    for (int j = 0; j < 16; ++j) {
+      const float magnitude = std::fabs(tile[j]);
+      const float capped = magnitude < 0x1p120f ? magnitude : 0x1p120f;
+      const float value = selection_key(tile[j]) == 0 ? -0x1p120f : capped;
+      const uint32_t bits = std::bit_cast<uint32_t>(value);
+      for (int p = 0; p < TilePatterns::kMost; ++p)
+        sums[p] += std::bit_cast<float>(patterns->bits[j][p] & bits);
+    }
+    int first = 0;
+    for (int p = 1; p < patterns->count; ++p) first = sums[p] > sums[first] ? p : first;
+    *best = first;
+  }
+};
 
 // Greedy: elements by magnitude, each taken where its row and column have room. Rows and columns
 // left short are then completed, directly or by moving one element. The smaller of the kept and the
@@ -117,7 +124,9 @@ void transposable_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2>
   require(a.n >= 1 && a.n <= m, "n must be in [1, m], got " + std::to_string(a.n));
   require(rows % m == 0 && cols % m == 0, "m must divide both axes of x");
   if (x.size() == 0) return;
-  const auto patterns = m == 4 ? tile_patterns(a.n) : std::vector<std::array<bool, 16>>();
+  static const TilePatterns kPatterns[] = {TilePatterns(1), TilePatterns(2), TilePatterns(3),
+                                           TilePatterns(4)};
+  const TilePatterns* patterns = m == 4 ? &kPatterns[a.n - 1] : nullptr;
   // A unit is some bands of m rows, and starts on a byte of the mask.
   const int64_t band = m * cols, unit = std::lcm<int64_t>(band, 8);
   const int64_t units = (rows * cols + unit - 1) / unit;
@@ -131,10 +140,13 @@ void transposable_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2>
       for (int64_t at = 0; at < length; at += (at + m) % cols ? m : band - cols + m) {
         const T* from = x.item(item) + first + at;
         for (int64_t i = 0; i < m * m; ++i) tile[i] = to_float(from[i / m * cols + i % m]);
-        if (m == 4)
-          best_pattern(tile.data(), patterns, keep.get());
-        else
+        if (m == 4) {
+          int best;
+          on_isa<BestPattern>(static_cast<const float*>(tile.data()), patterns, &best);
+          for (int j = 0; j < 16; ++j) keep[j] = patterns->bits[j][best] != 0;
+        } else {
           greedy_tile(tile.data(), a.n, m, keep.get());
+        }
         for (int64_t i = 0; i < m * m; ++i) flags[at + i / m * cols + i % m] = keep[i];
       }
       on_isa<PackFlags>(static_cast<const uint8_t*>(flags.data()), mask.item(item) + first / 8,

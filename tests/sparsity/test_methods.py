@@ -289,3 +289,18 @@ def test_sharded_parameters_get_the_masks_of_whole_ones():
         ends.append(sparsity.masks_of(state))
     for one, other in zip(*map(jax.tree.leaves, ends), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_no_moments_are_copied_between_updates():
+    """XLA copied them for the refresh that may come: three times the step of the bare optimizer."""
+    tx = sparsity.pruned(optax.adamw(1e-2), Cubic(0.75, 3, 5))
+    p = {"w": jnp.ones((64, 128))}
+    state = tx.init(p)
+
+    def step(p, state):
+        updates, state = tx.update(gradients(p, 1), state, p)
+        return optax.apply_updates(p, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(p, state).compile().as_text()
+    entry = compiled[compiled.index("ENTRY") :]
+    assert "conditional" in entry and "f32[64,128]{1,0} copy(" not in entry
