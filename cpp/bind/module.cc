@@ -3,12 +3,14 @@
 #include "bind/xla.hpp"
 #include "core/dispatch.hpp"
 #include "core/fill.hpp"
+#include "core/histogram.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
 #include "core/stream.hpp"
+#include "core/transposable.hpp"
 
 namespace py = pybind11;
 using namespace bitlaw;
@@ -33,12 +35,22 @@ PYBIND11_MODULE(_core, m) {
   ops["statistic_scale"] = op<&statistic_scale>();
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
-  ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
-  ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
-  ops["prune"] = op<&prune<float>, &prune<bfloat16>>();
+  ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>, &top_k_mask<float16>>();
+  ops["select_threshold"] =
+      op<&select_threshold<float>, &select_threshold<bfloat16>, &select_threshold<float16>>();
+  ops["key_histogram"] =
+      op<&key_histogram<float>, &key_histogram<bfloat16>, &key_histogram<float16>>();
+  ops["threshold_mask"] =
+      op<&threshold_mask<float>, &threshold_mask<bfloat16>, &threshold_mask<float16>>();
+  ops["transposable_mask"] =
+      op<&transposable_mask<float>, &transposable_mask<bfloat16>, &transposable_mask<float16>>();
+  ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>, &nm_mask<float16>>();
+  ops["prune"] = op<&prune<float>, &prune<bfloat16>, &prune<float16>>();
+  ops["polynomial_schedule"] = host<&polynomial_schedule>();
+  ops["alternating_schedule"] = host<&alternating_schedule>();
+  ops["cosine_schedule"] = host<&cosine_schedule>();
   ops["dispatch_plan"] = op<&dispatch_plan>();
   ops["dispatch_sort"] = op<&dispatch_sort>();
-  ops["cubic_schedule"] = host<&cubic_schedule>();
   ops["keep_counts"] = host<&keep_counts>();
   ops["fit_rows"] = host<&fit_rows>();
   ops["fill_rows"] = host<&fill_rows>();

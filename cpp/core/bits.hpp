@@ -24,4 +24,10 @@ BITLAW_LEAF void pack_flags(const uint8_t* flags, uint8_t* bits, int64_t n) {
   }
 }
 
+struct PackFlags {
+  BITLAW_LEAF static void run(const uint8_t* flags, uint8_t* bits, int64_t n) {
+    pack_flags(flags, bits, n);
+  }
+};
+
 }  // namespace bitlaw

@@ -18,6 +18,7 @@ _NAMES = {
     "top_k_mask": "bitlaw.sparsity",
     "nm_mask": "bitlaw.sparsity",
     "dispatch": "bitlaw.packing",
+    "global_masks": "bitlaw.sparsity",
 }
 _MODULES = ("ops", "formats", "sparsity", "packing", "models", "train", "laws", "studies")
 

@@ -16,7 +16,8 @@ from bitlaw.ops import OPS
 from ops import doors
 
 TINY = np.finfo(np.float32).tiny
-EXACT = ["top_k_mask", "nm_mask", "prune", "dispatch_plan", "dispatch_sort"]
+EXACT = ["top_k_mask", "nm_mask", "prune", "select_threshold", "threshold_mask", "dispatch_plan"]
+EXACT += ["dispatch_sort"]
 
 
 def through_xla(name, arrays, attributes):

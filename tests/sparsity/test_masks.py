@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitlaw
+from bitlaw.sparsity import select_threshold
 
 HARD = {
     "zero": np.zeros(999),
@@ -125,3 +126,18 @@ def test_a_mask_is_a_pytree_of_one_bit_per_weight():
     (leaf,) = jax.tree.leaves(mask)
     assert leaf.nbytes == 125_000
     assert jax.tree.map(lambda x: x, mask).shape == (1000, 1000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("door", [np.asarray, jnp.asarray])
+def test_a_threshold_and_its_ties_say_the_same_as_the_mask(door, dtype):
+    x = door(HARD["few values"].astype(dtype))
+    for keep in (1, 300, 999):
+        magnitude, ties = select_threshold(x, keep)
+        above, equal = jnp.abs(x) > magnitude, jnp.abs(x) == magnitude
+        want = np.asarray(above) | (np.asarray(equal) & (np.cumsum(equal) <= ties))
+        np.testing.assert_array_equal(bitlaw.top_k_mask(x, keep).to_bool(), want)
+    magnitude, ties = select_threshold(door(HARD["nan"].astype(dtype)), 5)
+    assert np.isnan(magnitude) and ties == 5
+    magnitude, ties = select_threshold(x, 0)
+    assert np.isinf(magnitude) and ties == 0

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,3 +121,13 @@ def test_a_file_that_is_no_record_is_refused(tmp_path, text):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"runs must be a readable CSV file, got .*runs\.csv"):
         report.write(tmp_path)
+
+
+def test_multipliers_per_nonzero_weight_are_those_of_the_other_convention():
+    """eff / (1 - S): 1.60 at 50 % (arXiv:2309.08520) would be .80 of all weights."""
+    entry = lambda scheme, eff=None: SimpleNamespace(scheme=scheme, eff=eff)
+    entries = [entry("dense", 1.0), entry("s=0.5", 0.8), entry("s=1:4", 0.5)]
+    fit = SimpleNamespace(schemes=[*entries, entry("theirs", 0.9), entry("s=2:4")])
+    (line,) = report.per_nonzero(fit)
+    assert line.endswith("arXiv:2309.08520: s=0.5: 1.600, s=1:4: 2.000")
+    assert report.per_nonzero(SimpleNamespace(schemes=entries[:1])) == []

@@ -51,6 +51,15 @@ def test_cpu_is_the_two_hour_grid():
     assert sum(expected.values()) == 372
 
 
+def test_cpu_sparse_is_the_grid_of_cpu_with_patterns_and_methods():
+    schemes = {scheme for scheme, _, _ in contents("cpu-sparse")}
+    levels = {f"s={level}" for level in (0.25, 0.5, 0.75, 0.875)}
+    methods = {"s=0.5/ste", "s=0.75/rigl", "s=0.75/global", "w=quest4/channel s=2:4"}
+    assert schemes == {"dense", "s=2:4", "s=4:8", "s=1:4"} | levels | methods
+    assert len(schemes) == 12
+    assert sum(contents("cpu-sparse").values()) == sum(contents("cpu").values())
+
+
 def test_smoke_has_what_a_fit_needs_and_little_more():
     runs = PRESETS["smoke"].runs()
     assert len({one.scheme for one in runs}) == 3
@@ -79,7 +88,9 @@ def test_schemes_replace_the_presets_own_but_dense_stays():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ValueError, match="preset must be one of smoke, quick, cpu, got 'slow'"):
+    with pytest.raises(
+        ValueError, match="preset must be one of smoke, quick, cpu, cpu-sparse, got 'slow'"
+    ):
         reproduce.plan_preset("slow")
 
 
@@ -99,7 +110,8 @@ def test_grids_share_a_program_and_structures_do_not():
         return program(run.Job((point(scheme, reproduce.Size(16, depth).model, 2**19, 0),)))
 
     assert program_of("w=quest4/channel") == program_of("w=quest2/channel")
-    assert program_of("s=0.5") == program_of("s=0.75")
+    assert program_of("s=0.5") == program_of("s=0.75") == program_of("s=0.9/acdc")
+    assert len({program_of(s) for s in ("s=0.5", "s=2:4", "s=1:4", "s=2:4/ste")}) == 4
     schemes = ("dense", "w=quest4/channel", "w=quest4/channel a=quest4/row", "s=0.5")
     assert len({program_of(scheme, depth) for scheme in schemes for depth in (1, 2)}) == 8
 

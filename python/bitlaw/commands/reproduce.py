@@ -22,8 +22,9 @@ class Reproduce:
       bitlaw reproduce --data my_texts/ more.jsonl --jobs 4
     """
 
-    preset: Literal["smoke", "quick", "cpu"] = "quick"
-    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu: about 2 hours on 2 cores."""
+    preset: Literal["smoke", "quick", "cpu", "cpu-sparse"] = "quick"
+    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu: about 2 hours, cpu-sparse
+    (patterns and methods of sparsity) about 3."""
 
     out: Path = Path("study")
     """Folder for the rows, the fit and the report. Finished runs of the same build and data found

@@ -11,24 +11,11 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from bitlaw.formats.spec import QuantSpec, SpecError, exact
+from bitlaw.formats.sparse_spec import SparseSpec, parse_sparse
+from bitlaw.formats.spec import QuantSpec, SpecError
 
 # Weights are [in, out]: blocks run along the contraction axis.
 _AXIS = {"w": -2, "a": -1}
-
-
-@dataclasses.dataclass(frozen=True)
-class SparseSpec:
-    """Unstructured magnitude pruning of every block matrix to `level`, in [0, 1)."""
-
-    level: float
-
-    def __post_init__(self):
-        if not 0 <= self.level < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.level:g}")
-
-    def __str__(self) -> str:
-        return exact(self.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +46,7 @@ class Scheme:
             if key in parts:
                 raise SpecError(text, at, word, f"{key} is given twice", [])
             parts[key] = (
-                _sparse(text, at + 2, value) if key == "s" else _quant(text, at, key, value)
+                parse_sparse(text, at + 2, value) if key == "s" else _quant(text, at, key, value)
             )
         if not parts:
             raise SpecError(text or " ", 0, text, "scheme is empty: write dense", [])
@@ -91,12 +78,3 @@ def _quant(text: str, at: int, key: str, value: str) -> QuantSpec:
         lines = str(error).splitlines()
         lines[1:3] = [f"  {text}", "  " + " " * (at + 2) + lines[2][2:]]
         raise ValueError("\n".join(lines)) from None
-
-
-def _sparse(text: str, at: int, value: str) -> SparseSpec:
-    try:
-        return SparseSpec(float(value))
-    except ValueError as error:
-        known = "must be in" in str(error)
-        what = str(error) if known else f"sparsity must be a number in [0, 1), got {value!r}"
-        raise SpecError(text, at, value, what, []) from None

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.formats import Scheme
+from bitlaw.formats import Scheme, SparseSpec
 
 MASKED = -1e30  # a score no softmax can see; finite, so that a row of padding gives no NaN
 
@@ -21,7 +21,7 @@ Grids = dict[str, Any]  # "w" and "a": f32[4] each, operands of the compiled pro
 
 @dataclass(frozen=True)
 class Structure:
-    """What of a scheme is compiled into a program: the quantizers, and whether zeros are pruned.
+    """What of a scheme is compiled into a program: the quantizers, and how weights are pruned.
 
     The rest of the scheme reaches the program as operands: the grids from `grids_of`, the sparsity
     through the optimizer's state. So every integer width and every sparsity share one program. The
@@ -30,7 +30,12 @@ class Structure:
 
     w: Any = None
     a: Any = None
-    pruned: bool = False
+    sparse: SparseSpec | None = None
+
+    @property
+    def pruned(self) -> bool:
+        """Whether zeros are pruned weights."""
+        return self.sparse is not None
 
     @classmethod
     def of(cls, scheme: Scheme) -> "Structure":
@@ -38,7 +43,7 @@ class Structure:
         return cls(
             w=None if scheme.w is None else scheme.w.structure,
             a=None if scheme.a is None else scheme.a.structure,
-            pruned=scheme.s is not None,
+            sparse=None if scheme.s is None else scheme.s.structure,
         )
 
 

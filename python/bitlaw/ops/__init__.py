@@ -1,12 +1,23 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import dispatch, mask, pack, quantize, schedule, select, stream
+from bitlaw.ops import (
+    dispatch,
+    histogram,
+    mask,
+    pack,
+    quantize,
+    schedule,
+    select,
+    stream,
+    transposable,
+)
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
     "OPS",
     "Op",
     "dispatch",
+    "histogram",
     "isa",
     "mask",
     "pack",
@@ -15,4 +26,5 @@ __all__ = [
     "select",
     "stream",
     "threads",
+    "transposable",
 ]

@@ -165,7 +165,9 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
 
 
 def _as_bits(array: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16, which the binding knows."""
+    """bfloat16 as uint16 and float16 as int16, which the binding knows."""
+    if array.dtype == np.float16:
+        return array.view(np.int16)
     return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
 
 

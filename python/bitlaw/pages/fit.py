@@ -30,17 +30,19 @@ COUNTS = {
 }
 
 
-def page(fit: Fit | View, bits: Bits = unknown_bits) -> str:
+def page(fit: Fit | View, bits: Bits = unknown_bits, notes: Sequence[str] = ()) -> str:
     """The page as HTML.
 
     Args:
         fit: its table must be in it (`Fit.table`) for figures and hold-outs to be there.
         bits: bits per weight of a scheme, for the table of multipliers.
+        notes: sentences to stand below that table.
     """
     view = fit if isinstance(fit, View) else View(fit)
     fit, of_schemes = view.fit, view.fit.law == "effective"
     if of_schemes:
         sections = [multipliers.opening(fit), multipliers.headline(fit, bits)]
+        sections += [f'<p class="notes">{escape(note)}</p>' for note in notes]
         title = "bitlaw: effective parameter multipliers"
     else:
         sections = [_opening(fit), _coefficients(fit)]

@@ -39,13 +39,13 @@ def write(
     view = View(fit)
     record = json.dumps(fit.to_dict(), indent=1, allow_nan=False)
     write_atomic(out / "fit.json", record + "\n")
-    write_atomic(out / "report.html", pages.page(view, bits_per_weight))
+    write_atomic(out / "report.html", pages.page(view, bits_per_weight, per_nonzero(fit)))
     picture = out / "figure.png"
     if fit.params:
         write_atomic(picture, png(multiplier_figures.headline(view)))
     else:
         _remove(picture)
-    return multipliers.text(view, bits_per_weight)
+    return "\n".join([multipliers.text(view, bits_per_weight), *per_nonzero(fit)])
 
 
 def write_files(fit: laws.Fit, out: Path) -> list[Path]:
@@ -65,7 +65,7 @@ def write_files(fit: laws.Fit, out: Path) -> list[Path]:
         write_atomic(path, content)
         written.append(path)
 
-    put(out / "report.html", pages.page(view, bits_per_weight))
+    put(out / "report.html", pages.page(view, bits_per_weight, per_nonzero(fit)))
     for drawn in pages.drawings(view):
         put(out / "figures" / f"{drawn.name}.svg", svg(drawn.figure))
         put(out / "figures" / f"{drawn.name}.png", png(drawn.figure))
@@ -98,6 +98,25 @@ def bits_per_weight(scheme: str) -> float | None:
         return Scheme.parse(scheme).bits_per_weight
     except ValueError:  # a table of runs may name any scheme
         return None
+
+
+def per_nonzero(fit: laws.Fit) -> list[str]:
+    """The multipliers in the other convention, of non-zero weights, as a sentence if there are any.
+
+    A law in N (1 - S) instead of N has the same fit, with eff / (1 - S) for eff.
+    """
+    from bitlaw.formats import Scheme  # needs jax, which a fit does not
+
+    found = []
+    for entry in fit.schemes:
+        try:
+            sparsity = Scheme.parse(entry.scheme).sparsity
+        except ValueError:  # a table of runs may name any scheme
+            continue
+        if sparsity and entry.eff is not None:
+            found.append(f"{entry.scheme}: {entry.eff / (1 - sparsity):.3f}")
+    where = "eff counts all weights; per non-zero weight, as in arXiv:2309.08520"
+    return [f"{where}: {', '.join(found)}"] if found else []
 
 
 def _remove(path: Path) -> None:

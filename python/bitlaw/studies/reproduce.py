@@ -47,6 +47,13 @@ CPU_SCHEMES = (
     *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 4, 8)),
     *(f"s={level}" for level in (0.25, 0.5, 0.75)),
 )
+SPARSE_SCHEMES = (
+    "dense",
+    *(f"s={level}" for level in (0.25, 0.5, 0.75, 0.875)),
+    *("s=2:4", "s=4:8", "s=1:4"),
+    *("s=0.5/ste", "s=0.75/rigl", "s=0.75/global"),
+    "w=quest4/channel s=2:4",
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,17 @@ PRESETS = {
         budgets=(2**20, 2**21, 2**22, 2**23),
         schemes=CPU_SCHEMES,
     ),
+    # The same sizes and budgets, about 3 hours on 2 cores: patterns and methods of sparsity.
+    "cpu-sparse": Preset(
+        sizes=(
+            Size(16, 2, seeds=3, dense_seeds=3),
+            Size(24, 2, seeds=3, dense_seeds=3),
+            Size(32, 3),
+            Size(48, 4),
+        ),
+        budgets=(2**20, 2**21, 2**22, 2**23),
+        schemes=SPARSE_SCHEMES,
+    ),
 }
 
 
@@ -126,8 +144,10 @@ def learning_rate(width: int) -> float:
     return 0.01 * (16 / width) ** (2 / 3)
 
 
-def point(scheme: str, model: ModelConfig, d_tokens: int, seed: int) -> run.Run:
-    """One run of the study: everything but these four is the same, or follows from the width."""
+def point(
+    scheme: str, model: ModelConfig, d_tokens: int, seed: int, init: str = "", save: str = ""
+) -> run.Run:
+    """One run of the study: all else is the same, or follows from the width."""
     return run.Run(
         scheme=scheme,
         model=model,
@@ -135,6 +155,8 @@ def point(scheme: str, model: ModelConfig, d_tokens: int, seed: int) -> run.Run:
         seed=seed,
         batch=BATCH,
         learning_rate=learning_rate(model.width),
+        init=init,
+        save=save,
     )
 
 
@@ -142,8 +164,8 @@ def program(job: run.Job) -> Hashable:
     """What decides the compiled program: the model, the structures of a scheme, not its grids."""
     first = job.runs[0]
     scheme = Scheme.parse(first.scheme)
-    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a))
-    return first.model, structures, scheme.s is not None
+    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a, scheme.s))
+    return first.model, structures
 
 
 def label(one: run.Run) -> str:

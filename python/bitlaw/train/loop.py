@@ -12,6 +12,7 @@ A pruned run has its own ramp over its whole length, and so no trunk to share.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from bitlaw.formats import Scheme
 from bitlaw.models.count import n_dense
 from bitlaw.models.layers import Structure, grids_of
 from bitlaw.models.lm import ModelConfig
-from bitlaw.train import optimizer, step
+from bitlaw.train import checkpoint, optimizer, step
 from bitlaw.train.data import Corpus
 from bitlaw.train.state import State, copy
 
@@ -38,6 +39,7 @@ class Recipe:
     learning_rate: float
     warmup: int = optimizer.WARMUP  # steps
     cooldown: float = optimizer.COOLDOWN  # of all steps
+    init: str = ""  # a checkpoint of the model to start from, instead of fresh parameters
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def train(
             f"context of the corpus must be the model's, got {corpus.context} "
             f"and {recipe.model.context}"
         )
-    schedule = optimizer.pruning(recipe.scheme.s.level, budgets[0]) if pruned else None
-    trunk: State | None = step.fresh_state(recipe.seed, recipe.model, schedule)
+    tx = optimizer.sparse(recipe.scheme.s, budgets[0]) if pruned else None
+    trunk: State | None = step.fresh_state(_first_params(recipe), tx)
     trunk_step = 0
     for budget in budgets:
         branch_step = optimizer.cooldown_begin(budget, recipe.cooldown)
@@ -82,6 +84,18 @@ def train(
         branch = None if trunk is None else copy(trunk)
         branch = _advance(recipe, corpus, branch, branch_step, budget, budget, on_chunk)
         yield _measured(recipe, corpus, branch, budget)
+
+
+def _first_params(recipe: Recipe) -> Any:
+    """Fresh parameters, or those of the recipe's checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another model.
+    """
+    fresh = step.fresh_params(recipe.seed, recipe.model)
+    if not recipe.init:
+        return fresh
+    return checkpoint.restore(Path(recipe.init), like=fresh)[0]
 
 
 def _advance(

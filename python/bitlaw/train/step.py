@@ -28,15 +28,21 @@ def _init_program(config: ModelConfig):
     return jax.jit(lambda key: lm.init(key, config))
 
 
-def fresh_state(seed: int, config: ModelConfig, schedule: sparsity.Cubic | None) -> State:
-    """The state before the first step, pruned along `schedule` if there is one.
+def fresh_params(seed: int, config: ModelConfig):
+    """The parameters before the first step: they depend on the seed and the model alone."""
+    return _init_program(config)(jax.random.key(seed))
 
-    The parameters depend on the seed and the model alone, not on the scheme.
+
+def fresh_state(params, tx: optax.GradientTransformation | None = None) -> State:
+    """The state before the first step of `tx`, `adamw` if none; masks that it begins with apply.
+
+    Args:
+        tx: of `optimizer.sparse`, for a pruned run.
     """
-    params = _init_program(config)(jax.random.key(seed))
-    if schedule is None:
+    if tx is None:
         return State(params, optimizer.adamw().init(params))
-    return State(params, optimizer.gradually_pruned(schedule).init(params))
+    state = tx.init(params)
+    return State(sparsity.prune(params, state), state)
 
 
 def _inputs(batch):
@@ -46,9 +52,9 @@ def _inputs(batch):
 @functools.lru_cache
 def _train_program(config: ModelConfig, structure: Structure):
     tx = optimizer.adamw()
-    if structure.pruned:
+    if structure.sparse is not None:
         # `update` reads the schedule from the state, so any schedule makes the same program.
-        tx = optimizer.gradually_pruned(optimizer.pruning(0.5, 100))
+        tx = optimizer.sparse(structure.sparse, 100)
 
     def batch_loss(params, batch, grids):
         inputs, targets = _inputs(batch), batch["targets"].astype(jnp.int32)
