@@ -4,6 +4,7 @@
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
+#include "core/random.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
 
@@ -30,6 +31,7 @@ PYBIND11_MODULE(_core, m) {
   ops["statistic_scale"] = op<&statistic_scale>();
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
+  ops["uniform"] = op<&uniform>();
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
   ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
   ops["prune"] = op<&prune<float>, &prune<bfloat16>>();

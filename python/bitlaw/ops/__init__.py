@@ -1,6 +1,17 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import mask, pack, quantize, schedule, select
+from bitlaw.ops import mask, pack, quantize, random, schedule, select
 from bitlaw.ops.op import OPS, Op, isa, threads
 
-__all__ = ["OPS", "Op", "isa", "mask", "pack", "quantize", "schedule", "select", "threads"]
+__all__ = [
+    "OPS",
+    "Op",
+    "isa",
+    "mask",
+    "pack",
+    "quantize",
+    "random",
+    "schedule",
+    "select",
+    "threads",
+]
