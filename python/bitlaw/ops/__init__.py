@@ -1,6 +1,6 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import mask, pack, quantize, random, schedule, select
+from bitlaw.ops import mask, pack, quantize, random, schedule, select, statistic
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "random",
     "schedule",
     "select",
+    "statistic",
     "threads",
 ]
