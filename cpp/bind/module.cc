@@ -1,6 +1,7 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
 #include "bind/numpy.hpp"
 #include "bind/xla.hpp"
+#include "core/bits.hpp"
 #include "core/formats.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
@@ -54,6 +55,8 @@ PYBIND11_MODULE(_core, m) {
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
   ops["uniform"] = op<&uniform>();
+  ops["pack_bits"] = op<&pack_bits>();
+  ops["unpack_bits"] = op<&unpack_bits>();
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
   ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
   ops["prune"] = op<&prune<float>, &prune<bfloat16>>();

@@ -169,8 +169,7 @@ BITLAW_LEAF Mapped map_nf4(float ratio, Rule rule) {
   float level = kNf4[0];
   if constexpr (Rule::kNearest) {
 #pragma GCC unroll 15
-    for (int k = 1; k < 16; ++k)
-      level = v > 0.5f * (kNf4[k - 1] + kNf4[k]) ? kNf4[k] : level;
+    for (int k = 1; k < 16; ++k) level = v > 0.5f * (kNf4[k - 1] + kNf4[k]) ? kNf4[k] : level;
   } else {  // on magnitudes, between the neighbours
     const float mag = float_of(magnitude_bits(v));
     float near = 0.0f, far = v < 0.0f ? -kNf4[6] : kNf4[8];

@@ -93,8 +93,8 @@ void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale
   for (int64_t item = 0; item < q.x.shape[0]; ++item)
     par(rows * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
       Scratch& scratch = Scratch::of_thread();
-      const Numbers m = mapper.expand(scratch, scale + item, zero ? zero + item : nullptr, 1,
-                                      kPiece, true);
+      const Numbers m =
+          mapper.expand(scratch, scale + item, zero ? zero + item : nullptr, 1, kPiece, true);
       for (int64_t u = begin; u < end; ++u) {
         const int64_t first = u % units * unit, n = std::min(unit, cols - first);
         const Stretch<T> s = q.stretch(item, u / units, first, n);
@@ -123,25 +123,36 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
   });
 }
 
+// The scales, and zero points, of all groups of all items.
+template <class T>
+void scale_array(const Parallel& par, const Quantize<T>& q) {
+  const Choices& c = q.choices;
+  const int64_t items = q.x.shape[0], groups = q.x.shape[2] / c.block;
+  std::vector<float> low(q.zero ? items * groups : 0);
+  if (q.x.size() == 0)
+    std::fill_n(q.scale, items * groups, 0.0f);
+  else
+    statistics(par, q.x, c.block, c.statistic, c.pruned, q.scale, q.zero ? low.data() : nullptr);
+  for (int64_t i = 0; i < items; ++i) {
+    float* const scale = q.scale + i * groups;
+    const float* lows = q.zero ? low.data() + i * groups : nullptr;
+    on_isa<ScaleGroups>(static_cast<const float*>(scale), lows, scale,
+                        q.zero ? q.zero + i * groups : nullptr, groups, grid_at(q.grid, i),
+                        c.scaling, c.kind == Kind::uniform);
+  }
+}
+
 template <class T>
 void quantize_array(const Parallel& par, const Quantize<T>& q) {
   const Choices& c = q.choices;
   const auto& x = q.x;
+  // What only units of whole groups can do.
+  const bool units = !q.scale_in && (c.hadamard || c.statistic == Statistic::mse_search);
+  if (x.size() > 0 && x.shape[1] == 1 && (units || !is_long(x, c.block)))
+    return quantize_rows(par, q);
+  if (!q.scale_in) scale_array(par, q);
   if (x.size() == 0) return;
-  const bool whole = !q.scale_in && (c.hadamard || c.statistic == Statistic::mse_search);
-  if (x.shape[1] == 1 && (whole || !is_long(x, c.block))) return quantize_rows(par, q);
-  const int64_t items = x.shape[0], groups = x.shape[2] / c.block;
-  if (!q.scale_in) {
-    std::vector<float> low(q.zero ? items * groups : 0);
-    statistics(par, x, c.block, c.statistic, c.pruned, q.scale, q.zero ? low.data() : nullptr);
-    for (int64_t i = 0; i < items; ++i) {
-      float* const scale = q.scale + i * groups;
-      on_isa<ScaleGroups>(static_cast<const float*>(scale),
-                          static_cast<const float*>(q.zero ? low.data() + i * groups : nullptr),
-                          scale, q.zero ? q.zero + i * groups : nullptr, groups,
-                          grid_at(q.grid, i), c.scaling, c.kind == Kind::uniform);
-    }
-  }
+  const int64_t groups = x.shape[2] / c.block;
   const float* scale = q.scale_in ? q.scale_in : q.scale;
   const float* zero = q.zero_in ? q.zero_in : q.zero;
   if (is_long(x, c.block)) return quantize_long(par, q, scale, zero);
@@ -198,10 +209,6 @@ void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2>
   const Choices c = choices_of(x, a, parse_statistic(a.statistic));
   const bool affine = c.kind == Kind::affine;
   require(affine == (c.statistic == Statistic::range), "affine formats take the statistic range");
-  if (x.size() == 0) {
-    std::fill_n(scale.data, scale.size(), 0.0f);
-    std::fill_n(zero.data, zero.size(), 0.0f);
-  }
   quantize_array<T>(par, {x, grid.data, noise.data, y.data,
                           c.estimator == Estimator::identity ? nullptr : mask.data, scale.data,
                           affine ? zero.data : nullptr, nullptr, nullptr, c});

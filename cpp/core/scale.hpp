@@ -5,9 +5,7 @@
 namespace bitlaw {
 
 // 2^(field - 127); field 0 is 2^-127.
-BITLAW_LEAF float e8m0(int32_t field) {
-  return float_of(field > 0 ? field << 23 : 0x00400000);
-}
+BITLAW_LEAF float e8m0(int32_t field) { return float_of(field > 0 ? field << 23 : 0x00400000); }
 
 // The stored scale of a group, from its statistic; NaN if that is not finite: the group is
 // poisoned. `uniform` grids have their power-of-two scale bounded where the scale of MX integers,

@@ -201,11 +201,10 @@ void column_statistics(const Parallel& par, const T* x, int64_t rows, int64_t co
   std::vector<double> total(square ? panels * cols : 0);
   par(panels, items_per_chunk(kPanel * cols), [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      on_isa<SumColumns<T>>(x + p * kPanel * cols, std::min(kPanel, rows - p * kPanel), cols,
-                            statistic, pruned, highs.data() + p * cols,
-                            range ? lows.data() + p * cols : nullptr,
-                            square ? total.data() + p * cols : nullptr,
-                            counts ? zeros.data() + p * cols : nullptr);
+      on_isa<SumColumns<T>>(
+          x + p * kPanel * cols, std::min(kPanel, rows - p * kPanel), cols, statistic, pruned,
+          highs.data() + p * cols, range ? lows.data() + p * cols : nullptr,
+          square ? total.data() + p * cols : nullptr, counts ? zeros.data() + p * cols : nullptr);
   });
   for (int64_t b = 0; b < cols / block; ++b) {
     Sums sums;
@@ -256,10 +255,9 @@ struct StatisticAttrs {
   bool pruned;
   int64_t hadamard;
   static constexpr auto fields() {
-    return std::tuple{Field{"block", &StatisticAttrs::block},
-                      Field{"statistic", &StatisticAttrs::statistic},
-                      Field{"pruned", &StatisticAttrs::pruned},
-                      Field{"hadamard", &StatisticAttrs::hadamard}};
+    return std::tuple{
+        Field{"block", &StatisticAttrs::block}, Field{"statistic", &StatisticAttrs::statistic},
+        Field{"pruned", &StatisticAttrs::pruned}, Field{"hadamard", &StatisticAttrs::hadamard}};
   }
 };
 

@@ -1,11 +1,12 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import mask, pack, quantize, random, schedule, select, statistic
+from bitlaw.ops import bits, mask, pack, quantize, random, schedule, select, statistic
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
     "OPS",
     "Op",
+    "bits",
     "isa",
     "mask",
     "pack",

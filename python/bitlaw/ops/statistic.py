@@ -349,7 +349,7 @@ def _sum_in_lanes(x):
     xp = x.__array_namespace__()
     n = x.shape[-1]
     x = xp.pad(x[:, 0], [(0, 0), (0, 0), (0, -n % LANES)])
-    x = x.reshape(*x.shape[:2], -1, LANES)
+    x = x.reshape(*x.shape[:2], x.shape[2] // LANES, LANES)
     if xp is not np:  # the order is XLA's
         return x.sum(axis=(2, 3))
     lanes = np.zeros((*x.shape[:2], LANES), np.float32)
