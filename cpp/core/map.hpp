@@ -1,6 +1,5 @@
 // Stretches of a row mapped to the grid, in pieces that stay in the first-level cache.
 #pragma once
-#include "core/bits.hpp"
 #include "core/random.hpp"
 #include "core/scale.hpp"
 
@@ -125,13 +124,6 @@ struct ExpandGroups {
 };
 
 template <class T>
-struct Widen {
-  BITLAW_LEAF static void run(const T* x, float* y, int64_t n) {
-    BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) y[i] = to_float(x[i]);
-  }
-};
-template <class T>
 struct NarrowTo {
   BITLAW_LEAF static void run(const float* x, T* y, int64_t n) {
     BITLAW_LOOP
@@ -140,10 +132,6 @@ struct NarrowTo {
 };
 
 // ---- a stretch -------------------------------------------------------------------------------
-
-inline void rotate(float*, int64_t, int64_t size) {
-  if (size) require(false, "hadamard TODO");
-}
 
 template <class T>
 class Mapper {

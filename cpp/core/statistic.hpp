@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/grid.hpp"
+#include "core/hadamard.hpp"
 #include "core/parallel.hpp"
 
 namespace bitlaw {
@@ -153,6 +154,19 @@ struct SumColumns {
   }
 };
 
+template <class T>
+struct Widen {
+  BITLAW_LEAF static void run(const T* x, float* y, int64_t n) {
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) y[i] = to_float(x[i]);
+  }
+};
+// Runs of `size` elements of x rotated, in place.
+inline void rotate(float* x, int64_t n, int64_t size) {
+  on_isa<HadamardColumns<float>>(static_cast<const float*>(x), static_cast<const uint8_t*>(nullptr),
+                                 x, n, size, hadamard_factor(size), false);
+}
+
 // ---- arrays ----------------------------------------------------------------------------------
 
 template <class T>
@@ -281,7 +295,16 @@ void group_statistic(const Parallel& par, View<const T, 3> x, View<float, 2> hig
   }
   float* const lows = statistic == Statistic::range ? low.data : nullptr;
   if (a.hadamard == 0) return statistics(par, x, a.block, statistic, a.pruned, high.data, lows);
-  require(false, "hadamard: TODO");
+  const int64_t groups = high.size();
+  par(groups, items_per_chunk(a.block), [&](int64_t begin, int64_t end) {
+    std::vector<float> rotated(a.block);
+    for (int64_t i = begin; i < end; ++i) {
+      on_isa<Widen<T>>(x.data + i * a.block, rotated.data(), a.block);
+      rotate(rotated.data(), a.block, a.hadamard);
+      on_isa<GroupStatistics<float>>(static_cast<const float*>(rotated.data()), int64_t{1}, a.block,
+                                     statistic, a.pruned, high.data + i, lows ? lows + i : nullptr);
+    }
+  });
 }
 
 }  // namespace bitlaw

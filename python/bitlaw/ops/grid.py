@@ -13,6 +13,8 @@ statistic covers, and `outer`, the tensor scale of NVFP4 (1 for all others).
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from bitlaw.ops.bits import magnitude_bits
@@ -96,7 +98,7 @@ def map_nf4(ratio, u, rounding: str):
     v = xp.clip(ratio, np.float32(-2), np.float32(2))
     if rounding == "nearest":
         level = xp.full_like(v, NF4[0])
-        for low, high in zip(NF4[:-1], NF4[1:], strict=True):
+        for low, high in itertools.pairwise(NF4):
             level = xp.where(v > np.float32(0.5) * (low + high), high, level)
     else:  # on magnitudes, between the neighbours
         mag, negative = xp.abs(v), v < 0

@@ -16,6 +16,7 @@ from bitlaw.ops.examples import (
     statistics_and_units,
 )
 from bitlaw.ops.grid import FLT_MAX, GRID_NUMBERS, INFINITY_BITS, KINDS, SCALINGS, minifloat
+from bitlaw.ops.hadamard import butterflies
 from bitlaw.ops.op import Shape, op
 
 STATISTICS = ("absmax", "rms", "range", "mse_search")
@@ -67,12 +68,8 @@ def groups_of(x, block: int):
 
 
 def rotate(x, size: int):
-    """x, or its runs of `size` columns rotated (see `bitlaw.ops.hadamard`)."""
-    if not size:
-        return x
-    from bitlaw.ops.hadamard import rotated
-
-    return rotated(x.astype(np.float32), size)
+    """x, or f32: its runs of `size` columns rotated (see `bitlaw.ops.hadamard`)."""
+    return butterflies(x.astype(np.float32), size) if size else x
 
 
 # ---- statistics --------------------------------------------------------------------------------
