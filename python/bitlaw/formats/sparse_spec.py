@@ -23,12 +23,16 @@ class SparseSpec:
     def __str__(self) -> str:
         return exact(self.level)
 
-    @classmethod
-    def parse(cls, text: str) -> SparseSpec:
-        """The spec a string names; a `SpecError` shows a caret under the wrong word."""
-        try:
-            return cls(float(text))
-        except ValueError as error:
-            known = "must be in" in str(error)
-            what = str(error) if known else f"sparsity must be a number in [0, 1), got {text!r}"
-            raise SpecError(text, 0, text, what, []) from None
+
+def parse_sparse(text: str, at: int, value: str) -> SparseSpec:
+    """The spec that `value` names, which stands at column `at` of `text`.
+
+    Raises:
+        SpecError: a ValueError with a caret under the wrong word.
+    """
+    try:
+        return SparseSpec(float(value))
+    except ValueError as error:
+        known = "must be in" in str(error)
+        what = str(error) if known else f"sparsity must be a number in [0, 1), got {value!r}"
+        raise SpecError(text, at, value, what, []) from None
