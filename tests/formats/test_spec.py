@@ -145,6 +145,7 @@ def test_errors_show_a_caret_under_the_word_and_the_nearest(text, word, nearest)
         ("a=int4/row/learned", "a must learn one scale per tensor"),
         ("w=uint4/rms(3)", "uint4 must have the rule absmax or learned, got rms"),
         ("w=int4/hadamard24", "unknown modifier 'hadamard24'"),
+        ("w=int4/hadamard16 s=0.5", "w must not be rotated where it is pruned"),
         ("g=int4/learned", "g must not have learned or delayed scales"),
     ],
 )

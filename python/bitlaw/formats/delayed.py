@@ -40,10 +40,6 @@ class DelayedQuantizer:
     def multiples(self) -> dict[int, int]:
         return self.quantizer.multiples
 
-    granularity = "tensor"
-    counts = False
-    hadamard = 0
-
     def state(self, x, grid):
         """f32[STEPS]: a history of nothing."""
         del x, grid

@@ -46,9 +46,6 @@ class LearnedQuantizer:
     def multiples(self) -> dict[int, int]:
         return self.quantizer.multiples
 
-    granularity = "learned"
-    counts = False
-
     def first_scale(self, x, grid):
         """{"scale": f32[items, groups], "zero": the same} to begin with, from data.
 

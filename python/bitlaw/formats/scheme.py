@@ -58,6 +58,10 @@ class Scheme:
                 f"a must learn one scale per tensor, as its rows are new at every step, "
                 f"got {granularity}"
             )
+        if self.s is not None and getattr(self.w, "hadamard", 0):
+            raise ValueError(
+                f"w must not be rotated where it is pruned, as zeros do not last, got {self.w}"
+            )
         if getattr(self.g, "rule", "") in ("learned", "delayed"):
             raise ValueError(f"g must not have learned or delayed scales, got {self.g}")
 

@@ -121,12 +121,15 @@ class UserQuantizer:
 
     Attributes:
         function: "module:function".
-        granularity, axis: what shares a scale is the function's affair.
+        stochastic, multiples: randomness and blocks are the function's own affair.
     """
 
     function: str
-    granularity = "user"
-    axis = -1
+    stochastic = False
+
+    @property
+    def multiples(self) -> dict[int, int]:
+        return {}
 
     def __call__(self, x, grid=None, key=None, *, pruned: bool = False, in_place: bool = False):
         """x_hat in x's shape and dtype; where pruned, zeros of x stay zero."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.formats import Scheme
+from bitlaw.formats import Quantizer, Scheme
 
 MASKED = -1e30  # a score no softmax can see; finite, so that a row of padding gives no NaN
 
@@ -92,14 +92,25 @@ def quantized(x, quantizer, grid, pruned: bool = False, **given):
     Args:
         given: "key" and "state", of the quantizers that take them.
     """
-    rest = {k: -x.shape[k] % m for k, m in quantizer.multiples.items() if x.shape[k] % m}
-    if not rest:
-        return quantizer(x, grid, pruned=pruned, **given)
-    if quantizer.granularity == "block" and quantizer.counts and not quantizer.hadamard:
+    whole = padded(x, quantizer)
+    if whole is not x and _counts_in_blocks(quantizer):
         return _shorter_last_block(x, quantizer, grid, pruned, **given)
-    pad = [(0, rest.get(k - x.ndim, 0)) for k in range(x.ndim)]
-    y = quantizer(jnp.pad(x, pad), grid, pruned=pruned, **given)
-    return y[tuple(slice(0, n) for n in x.shape)]
+    y = quantizer(whole, grid, pruned=pruned, **given)
+    return y if whole is x else y[tuple(slice(0, n) for n in x.shape)]
+
+
+def padded(x, quantizer):
+    """x, or x with zeros at the end of the axes that the quantizer's blocks do not divide."""
+    rest = {k: -x.shape[k] % m for k, m in quantizer.multiples.items()}
+    if not any(rest.values()):
+        return x
+    return jnp.pad(x, [(0, rest.get(k - x.ndim, 0)) for k in range(x.ndim)])
+
+
+def _counts_in_blocks(quantizer) -> bool:
+    """Whether padding would move scales: of a rotated run its zeros are part."""
+    plain = isinstance(quantizer, Quantizer) and not quantizer.hadamard
+    return plain and quantizer.granularity == "block" and quantizer.counts
 
 
 def _shorter_last_block(x, quantizer, grid, pruned: bool, **given):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bitlaw.models.layers import Grids, Site, Structure
+from bitlaw.models.layers import Grids, Site, Structure, padded
 from bitlaw.models.lm import is_compressed
 
 BRANCH = "quantizers"
@@ -93,7 +93,7 @@ def _compressed(params):
 def _first(structure: Structure, grids: Grids, matrix) -> dict[str, Any]:
     states = {}
     if hasattr(structure.w, "state"):
-        states["w"] = structure.w.state(matrix, grids["w"])
+        states["w"] = structure.w.state(padded(matrix, structure.w), grids["w"])
     if hasattr(structure.a, "state"):  # of the right shapes; `with_states` sees the data
         states["a"] = structure.a.state(jnp.zeros((1, matrix.shape[0])), grids["a"])
     return states

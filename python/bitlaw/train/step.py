@@ -53,10 +53,19 @@ def with_quantizers(params, batches: Rows, config: ModelConfig, structure: Struc
     if not structure.stateful:
         return params
     batch = {name: rows[0] for name, rows in batches.items()}
-    on_batch = functools.partial(_batch_loss, batch=batch, config=config, grids=grids, key=NO_KEY)
-    return sites.with_states(
-        params, structure, grids, lambda params, structure: on_batch(params, structure=structure)
-    )
+    return _state_program(config, structure)(params, batch, grids)
+
+
+@functools.lru_cache
+def _state_program(config: ModelConfig, structure: Structure):
+    @jax.jit
+    def program(params, batch, grids):
+        loss_of = lambda params, structure: _batch_loss(
+            params, batch, config, structure, grids, NO_KEY
+        )
+        return sites.with_states(params, structure, grids, loss_of)
+
+    return program
 
 
 def _logits(params, batch, config: ModelConfig, structure: Structure, grids: Grids, key):
