@@ -2,11 +2,11 @@
 #include "bind/numpy.hpp"
 #include "bind/xla.hpp"
 #include "core/bits.hpp"
+#include "core/codes.hpp"
 #include "core/formats.hpp"
 #include "core/hadamard.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
-#include "core/quantize.hpp"
 #include "core/random.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
@@ -55,6 +55,9 @@ PYBIND11_MODULE(_core, m) {
   ops["outer_scale"] = op<&outer_scale>();
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
+  ops["quantize"] = op<&quantize<float>, &quantize<bfloat16>>();
+  ops["quantize_scaled"] = op<&quantize_scaled<float>, &quantize_scaled<bfloat16>>();
+  ops["dequantize"] = op<&dequantize<float>, &dequantize<bfloat16>>();
   ops["hadamard"] = op<&hadamard<float>, &hadamard<bfloat16>>();
   ops["uniform"] = op<&uniform>();
   ops["pack_bits"] = op<&pack_bits>();
