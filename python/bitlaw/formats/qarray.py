@@ -80,8 +80,6 @@ def quantize(x, spec, *, key=None) -> QArray:
     if not isinstance(spec, QuantSpec) or not isinstance(spec.structure, Quantizer):
         raise ValueError(f"spec must have codes and scales of its own data, got {spec}")
     x = x if isinstance(x, jax.Array) else np.asarray(x)
-    if spec.structure.hadamard:
-        raise ValueError(f"spec must not rotate: codes are of the rotated array, got {spec}")
     grid = jnp.asarray(spec.grid) if isinstance(x, jax.Array) else spec.grid
     found, _ = spec.structure.encode(x, grid, spec.row.bits, key, keep_mask=False)
     outer = found.grid[:, 4:] if spec.scaling == "e4m3" else found.grid[:, :0]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.ops import hadamard, mask, quantize, statistic
+from bitlaw.ops import codes, hadamard, mask, quantize, statistic
 from bitlaw.ops.bits import magnitude_bits
 
 GRANULARITIES = ("tensor", "channel", "row", "block", "tile")
@@ -200,8 +200,6 @@ class Quantizer:
         flat, block = self.layout(shape)
         groups = (flat[0], flat[-1] // block)
         points = (flat[0], groups[1] if found.zero.shape[1] else 0)
-        from bitlaw.ops import codes
-
         y = codes.dequantize(
             found.codes,
             xp.broadcast_to(found.scale, groups),
@@ -210,7 +208,6 @@ class Quantizer:
             cols=flat[-1],
             block=block,
             kind=self.kind,
-            scaling=self.scaling,
             hadamard=self.hadamard,
             bits=bits,
             dtype=dtype,
@@ -313,13 +310,11 @@ class _Call:
         _, block = q.layout(x.shape)
         flat = q.view(x)
         items, rows = flat.shape[0], flat.shape[1] if flat.ndim == 3 else 1
-        attributes = q.attributes() | {"block": block, "pruned": self.pruned, "bits": bits}
+        attributes = q.attributes() | {"block": block, "bits": bits}
         if not keep_mask:
             attributes["estimator"] = "identity"
         noise = q.noise(key, items, rows, xp)
         scale, zero, grids = self.scales(flat, grid, None, block)
-        from bitlaw.ops import codes
-
         if scale is None:
             coded, scale, zero, passed = codes.quantize(
                 flat, grids, noise, statistic=q.statistic, **attributes

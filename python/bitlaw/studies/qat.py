@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitlaw.formats import Scheme
-from bitlaw.models import count
+import numpy as np
+
+from bitlaw.formats import QuantSpec, Scheme, quantize
+from bitlaw.models import count, layers
 from bitlaw.models.lm import ModelConfig
 from bitlaw.studies import qat_report, rows, run
 from bitlaw.studies.build import build_id
@@ -200,9 +202,20 @@ def _measurements(one: QatRun, branch: loop.Branch) -> dict[str, Any]:
         "loss": branch.loss,
         "flops": count.flops_per_token(one.model) * one.d_tokens,
         "status": "ok" if done else "diverged",
+        "bits_per_weight": stored_bits(one) if one.scheme != "dense" else None,
         "width": one.model.width,
         "depth": one.model.depth,
     }
+
+
+def stored_bits(one: QatRun) -> float:
+    """Bits per weight of the block matrices, as stored: codes and scales."""
+    spec = Scheme.parse(one.scheme).w
+    if not isinstance(spec, QuantSpec):
+        return spec.bits
+    matrices = [np.zeros(shape, np.float32) for shape in one.model.matrices.values()]
+    stored = sum(quantize(layers.padded(m, spec.structure), spec).nbytes for m in matrices)
+    return 8 * stored / sum(m.size for m in matrices)
 
 
 def trained_tokens(job: QatJob) -> int:
