@@ -10,7 +10,7 @@ import bitlaw
 from bitlaw.formats import FORMATS, QuantSpec, load, save
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(64, 96)).astype(np.float32)
+X = RNG.normal(size=(64, 128)).astype(np.float32)
 X[3, :] = 0
 X[5, 7] = -0.0
 X[9] *= 1e-40
@@ -86,7 +86,7 @@ def test_specs_without_codes_are_refused(text):
 def test_a_tree_survives_a_file_to_the_bit(tmp_path):
     tree = {
         "blocks": [{"up": X, "down": X.T.copy()}, {"up": 2 * X, "down": X.T.copy()}],
-        "norm": np.ones(96, np.float32),
+        "norm": np.ones(128, np.float32),
         "steps": np.int32(7),
     }
     rules = {"*/0/up": "nvfp4", "*/up": "int4/block32/scale_bf16", "*/down": "mxfp8"}

@@ -16,7 +16,7 @@ from bitlaw.formats.scheme import parse_quant
 from bitlaw.formats.spec import QuantSpec
 from bitlaw.ops import statistic
 
-_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+_E4M3 = ml_dtypes.float8_e4m3fn
 
 
 @jax.tree_util.register_dataclass
@@ -33,8 +33,8 @@ class QArray:
         codes: u8[items, (rows,) bytes]: code i of a row in bits i b .. i b + b - 1, little-endian.
             Integers in two's complement; quest, uint and binary from 0 up; floats as OCP bit
             patterns; nf4 as the index of the level.
-        scale: [items, groups], [1, 1] for a tensor: f32, bf16, e8m0 bytes (u8) or e4m3, as the spec
-            stores scales.
+        scale: [items, groups], [1, 1] for a tensor: f32, bf16, or bytes (u8) of e8m0 or e4m3, as
+            the spec stores scales.
         zero: u8[items, groups], the zero points of an affine format; else [items, 0].
         outer: f32[1, 1], the tensor scale of NVFP4; else [1, 0].
         spec: how it was quantized; static.
@@ -106,7 +106,7 @@ def _stored(scale, outer, scaling: str):
     if scaling == "bf16":
         return scale.astype(ml_dtypes.bfloat16)
     if scaling == "e4m3":
-        return _product(scale, outer, one=scale).astype(ml_dtypes.float8_e4m3fn)
+        return _product(scale, outer).astype(_E4M3).view(np.uint8)
     bits = scale.view(np.int32)  # a power of two: its exponent; NaN: 255
     return (bits >> 23).astype(np.uint8)
 
@@ -117,16 +117,16 @@ def _restored(scale, outer, scaling: str):
     if scaling in ("f32", "bf16"):
         return scale.astype(np.float32)
     if scaling == "e4m3":
-        return _quotient(scale.astype(np.float32), outer)
+        return _quotient(scale.view(_E4M3).astype(np.float32), outer)
     exponent = scale.astype(np.int32)
     smallest = np.int32(0 if scaling == "pow2" else 0x00400000)  # zero, or 2^-127
     bits = xp.where(exponent == 0, smallest, exponent << 23)
     return xp.where(exponent == 255, np.int32(0x7FC00000), bits).view(np.float32)
 
 
-def _product(scale, outer, one):
+def _product(scale, outer):
     """scale * outer by an op, as XLA would flush subnormals."""
-    return _scaled(scale, _like(outer, scale), one)
+    return _scaled(scale, _like(outer, scale), scale.__array_namespace__().ones_like(scale))
 
 
 def _quotient(scale, outer):

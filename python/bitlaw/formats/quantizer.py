@@ -126,11 +126,11 @@ class Quantizer:
             _divides(name if self.block else "hadamard", size, shape, axis)
         if self.turned:
             lines, cols = math.prod(shape[:-2]) * shape[-1], shape[-2]
-            return (lines, cols), self.block or max(cols, 1)
+            return (lines, cols), self.block or cols or self.hadamard or 1
         cols = shape[-1] if shape else 1
         lines = math.prod(shape[:-1])
         if self.granularity in ("tensor", "row"):
-            return (lines, cols), max(cols, 1)
+            return (lines, cols), cols or self.hadamard or 1
         if self.granularity == "channel":
             return (lines // max(shape[-2], 1), shape[-2], cols), 1
         if self.granularity == "block" and self.axis == -1:
@@ -166,7 +166,7 @@ class Quantizer:
 
     def absmax(self, x):
         """f32[]: the largest magnitude of all of x; NaN or infinite where an element is."""
-        flat = self.view(x)
+        flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1] if x.shape else 1)
         high, _ = statistic.group_statistic(
             flat, block=flat.shape[-1] or 1, statistic="absmax", pruned=False, hadamard=0
         )
@@ -295,7 +295,8 @@ class _Call:
         if not keep_mask:
             attributes["estimator"] = "identity"
         noise = q.noise(key, items, rows, xp)
-        scale, zero, grids = self.scales(flat, grid, scale, block)
+        scale, zero, grid = self.scales(flat, grid, scale, block)
+        grids = xp.broadcast_to(grid, (items, 5))
         if scale is None:
             y, _, _, bits = quantize.fake_quantize(
                 flat, grids, noise, statistic=q.statistic, **attributes
@@ -314,7 +315,8 @@ class _Call:
         if not keep_mask:
             attributes["estimator"] = "identity"
         noise = q.noise(key, items, rows, xp)
-        scale, zero, grids = self.scales(flat, grid, None, block)
+        scale, zero, grid = self.scales(flat, grid, None, block)
+        grids = xp.broadcast_to(grid, (items, 5))
         if scale is None:
             coded, scale, zero, passed = codes.quantize(
                 flat, grids, noise, statistic=q.statistic, **attributes
@@ -322,25 +324,27 @@ class _Call:
         else:
             coded, passed = codes.quantize_scaled(flat, scale, zero, grids, noise, **attributes)
             scale, zero = scale[:1, :1], zero[:1, :1]
-        return Codes(coded, scale, zero, grids[:1]), passed
+        return Codes(coded, scale, zero, grid), passed
 
     def scales(self, flat, grid, scale, block: int):
-        """(scales, zero points, grids) of the items; None where each group has its own."""
+        """(scales, zero points, f32[1, 5] grid); no scales where each group has its own."""
         q, xp = self.quantizer, _xp(flat)
         items, groups = flat.shape[0], flat.shape[-1] // block
         grid = grid[None]
         if q.scaling == "e4m3":
             grid = self._with_outer(flat, grid)
-        grids = xp.broadcast_to(grid, (items, 5))
         zero = xp.zeros((items, 0), np.float32)
         if q.statistic == "given":
-            scale = grid[0, 3] if scale is None else xp.asarray(scale, dtype=np.float32)
-            return xp.broadcast_to(scale, (items, groups)), zero, grids
+            if scale is None:  # fixed; as with scales from data, not for what is not finite
+                finite = q.absmax(flat) <= np.finfo(np.float32).max
+                scale = xp.where(finite, grid[0, 3], np.float32(np.nan))
+            scale = xp.asarray(scale, dtype=np.float32)
+            return xp.broadcast_to(scale, (items, groups)), zero, grid
         if q.granularity != "tensor":
-            return None, None, grids
+            return None, None, grid
         scale, zero = self._tensor_scale(flat, grid, block)
         shape = (items, groups)
-        return xp.broadcast_to(scale, shape), xp.broadcast_to(zero, (items, zero.shape[1])), grids
+        return xp.broadcast_to(scale, shape), xp.broadcast_to(zero, (items, zero.shape[1])), grid
 
     def _with_outer(self, flat, grid):
         """The grid with NVFP4's scale of the whole tensor, which the scales of blocks are in."""
