@@ -32,6 +32,7 @@ Low-bit and sparse training in JAX, and what each compression costs.
   bitlaw report DIR     fit and report again, from DIR/runs.csv
   bitlaw train          train one model, print its row
   bitlaw study NAME     a study beside the main one: qat
+  bitlaw formats        print the table of number formats
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -57,6 +58,7 @@ COMMANDS = {
     "report": "bitlaw.commands.report:Report",
     "train": "bitlaw.commands.train:Train",
     "study": "bitlaw.commands.study:Study",
+    "formats": "bitlaw.commands.formats:Formats",
 }
 
 

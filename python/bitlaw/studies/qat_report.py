@@ -63,7 +63,7 @@ def table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     grid = cells(found)
     bits = {row["scheme"]: row["bits_per_weight"] for row in found if row["bits_per_weight"]}
     lines = []
-    for scheme in dict.fromkeys(scheme for scheme, _ in sorted(grid)):
+    for scheme in _schemes(grid):
         losses = [grid.get((scheme, method), Cell(())) for method in METHODS]
         lines.append(
             (
@@ -74,6 +74,11 @@ def table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             )
         )
     return lines
+
+
+def _schemes(grid: dict[tuple[str, str], Cell]) -> list[str]:
+    """By name; those with a name of their own last."""
+    return sorted({scheme for scheme, _ in grid}, key=lambda scheme: (scheme in NAMES, scheme))
 
 
 def _recovered(rounded: Cell, tuned: Cell) -> str:
@@ -87,7 +92,7 @@ def _recovered(rounded: Cell, tuned: Cell) -> str:
 def drawn(found: Sequence[dict[str, Any]]) -> Figure:
     """The excess of every scheme and method; dots are seeds."""
     grid = cells(found)
-    schemes = list(dict.fromkeys(scheme for scheme, _ in sorted(grid)))
+    schemes = _schemes(grid)
     figure, (axes,) = panels(7.2, 3.4)
     for k, method in enumerate(METHODS):
         at = np.arange(len(schemes)) + 0.2 * (k - 1)

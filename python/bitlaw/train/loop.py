@@ -82,7 +82,7 @@ def train(
         trunk_step = branch_step
         branch = None if trunk is None else copy(trunk)
         branch = _advance(recipe, corpus, branch, branch_step, budget, budget, on_chunk)
-        yield measured(recipe, corpus, branch, budget)
+        yield measured(recipe, corpus, None if branch is None else branch.params, budget)
 
 
 def _fresh(recipe: Recipe, corpus: Corpus, schedule: Cubic | None) -> State:
@@ -164,18 +164,18 @@ def finetune(
         if not np.isfinite(losses).all():
             state = None
             break
-    return measured(recipe, corpus, state, end)
+    return measured(recipe, corpus, None if state is None else state.params, end)
 
 
-def measured(recipe: Recipe, corpus: Corpus, state: State | None, budget: int) -> Branch:
-    """The branch that ends in a state, with its validation loss."""
-    if state is None:
+def measured(recipe: Recipe, corpus: Corpus, params: Any, budget: int) -> Branch:
+    """The branch that ends in these parameters, with its validation loss; None has diverged."""
+    if params is None:
         return Branch(budget, None, None)
     loss = step.validation_loss(
-        state.params,
+        params,
         corpus.validation_batches(VALIDATION_BATCH),
         recipe.model,
         Structure.of(recipe.scheme),
         grids_of(recipe.scheme),
     )
-    return Branch(budget, state.params, loss if np.isfinite(loss) else None)
+    return Branch(budget, params, loss if np.isfinite(loss) else None)
