@@ -9,10 +9,10 @@ class Formats:
 
     bitlaw formats
 
-    Columns: levels; bits per weight with its scales (those of a tensor, channel or row are next to
-    nothing and left out); the largest and the smallest level above zero, in units of the scale; what
-    shares a scale, how it is taken and stored; the mean squared error on N(0, 1) with the best scale
-    for it.
+    Columns: levels; bits per weight with its scales (those of a tensor, channel or row are next
+    to nothing and left out); the largest and the smallest level above zero, in units of the
+    scale; what shares a scale, how it is taken and stored; the mean squared error on N(0, 1) with
+    the best scale for it.
     """
 
     def run(self) -> int:
