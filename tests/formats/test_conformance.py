@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitlaw.formats import FORMATS, QuantSpec
-from bitlaw.ops import OPS
+from bitlaw.ops import OPS, statistic
 from ops import doors
 
 GRANULARITIES = ("tensor", "channel", "row", "block32", "block16x8")
@@ -48,15 +48,24 @@ def call_of(spec, x):
     """(op, arrays, attributes) that quantize x."""
     q = spec.structure
     flat = q.view(x)
-    rows = flat.shape[1] if flat.ndim == 3 else 1
+    items, rows = flat.shape[0], flat.shape[1] if flat.ndim == 3 else 1
     _, block = q.layout(x.shape)
     attributes = q.attributes() | {"block": block, "pruned": False}
-    noise = q.noise(KEY, flat.shape[0], rows, np)
-    scale, zero, grids = q.scales(flat, spec.grid, None, block)
-    grids = np.ascontiguousarray(grids)
-    if scale is None:
+    noise = q.noise(KEY, items, rows, np)
+    grids = np.repeat(spec.grid[None], items, axis=0)
+    if spec.scaling == "e4m3":
+        amax = np.abs(x).max().reshape(1, 1)
+        grids[:, 4] = statistic.outer_scale(amax, grids[:1])
+    if spec.granularity != "tensor":
         return "fake_quantize", (flat, grids, noise), attributes | {"statistic": q.statistic}
-    scale, zero = np.ascontiguousarray(scale), np.ascontiguousarray(zero)
+    high, low = statistic.group_statistic(
+        flat, block=block, statistic=q.statistic, pruned=False, hadamard=0
+    )
+    high, low = high.max(axis=0, keepdims=True), low.max(axis=0, keepdims=True)
+    scale, zero = statistic.statistic_scale(
+        high, low, np.ones_like(high), grids[:1], kind=q.kind, scaling=q.scaling
+    )
+    scale, zero = (np.repeat(v, items, axis=0) for v in (scale, zero))
     return "fake_quantize_scaled", (flat, scale, zero, grids, noise), attributes
 
 
