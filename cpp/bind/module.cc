@@ -3,6 +3,7 @@
 #include "bind/xla.hpp"
 #include "core/bits.hpp"
 #include "core/hadamard.hpp"
+#include "core/learned.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/quantize.hpp"
@@ -34,6 +35,7 @@ PYBIND11_MODULE(_core, m) {
   ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
   ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
   ops["hadamard"] = op<&hadamard<float>, &hadamard<bfloat16>>();
+  ops["learned_gradient"] = op<&learned_gradient<float>, &learned_gradient<bfloat16>>();
   ops["uniform"] = op<&uniform>();
   ops["pack_bits"] = op<&pack_bits>();
   ops["unpack_bits"] = op<&unpack_bits>();

@@ -1,6 +1,6 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import bits, hadamard, mask, pack, quantize, random, schedule, select
+from bitlaw.ops import bits, hadamard, learned, mask, pack, quantize, random, schedule, select
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "bits",
     "hadamard",
     "isa",
+    "learned",
     "mask",
     "pack",
     "quantize",
