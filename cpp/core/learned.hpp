@@ -35,14 +35,18 @@ struct LearnedAttrs {
 
 // ---- one element -----------------------------------------------------------------------------
 
+// The start of a row of the operand grid.
+struct LearnedGrid {
+  float qmin, qmax, offset;
+};
+
 // What the elements of a group share: codes low..high, and where the range ends in units of x.
 struct CodeRange {
   float inv, low, high, offset, bottom, top;
 };
 
-// grid: qmin, qmax, offset.
-BITLAW_LEAF CodeRange range_of(float scale, float inv, float zero, const float* grid) {
-  const float low = grid[0] - zero, high = grid[1] - zero, offset = grid[2];
+BITLAW_LEAF CodeRange range_of(float scale, float inv, float zero, LearnedGrid grid) {
+  const float low = grid.qmin - zero, high = grid.qmax - zero, offset = grid.offset;
   return {inv, low, high, offset, (low + offset) * scale, (high + offset) * scale};
 }
 
@@ -54,10 +58,10 @@ template <Learned kEstimator, bool kPruned>
 BITLAW_LEAF Terms learned_terms(float g, float x, CodeRange r) {
   Terms t;
   if constexpr (kEstimator == Learned::pact) {
-    const float end = x >= r.top ? r.high : x < r.bottom ? r.low : 0.0f;
-    t.dx = x >= r.bottom ? g : 0.0f;
-    t.dx = x >= r.top ? 0.0f : t.dx;
-    t.scale = x >= r.top || x < r.bottom ? g * (end + r.offset) : 0.0f;
+    const bool above = x >= r.top, below = x < r.bottom, within = (x >= r.bottom) & !above;
+    const float end = above ? r.high : r.low;
+    t.dx = within ? g : 0.0f;
+    t.scale = above | below ? g * (end + r.offset) : 0.0f;
     t.zero = 0.0f;
   } else {
     const float v = x * r.inv - r.offset;
@@ -85,13 +89,19 @@ struct LearnedSums {
   double scale = 0, zero = 0;
 };
 
-// Element j goes to lane j mod 16, lanes add up in order.
+// Element j goes to lane j mod 16; lanes add up in halves.
 inline constexpr int kTermLanes = 16;
 BITLAW_LEAF void add_lanes(const float* terms, int64_t n, double* lane) {
   const int64_t whole = n / kTermLanes * kTermLanes;
   for (int64_t i = 0; i < whole; i += kTermLanes)
     for (int l = 0; l < kTermLanes; ++l) lane[l] += static_cast<double>(terms[i + l]);
   for (int64_t i = whole; i < n; ++i) lane[i - whole] += static_cast<double>(terms[i]);
+}
+
+BITLAW_LEAF double sum_of_lanes(double* lane) {
+  for (int half = kTermLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  return lane[0];
 }
 
 // dx and the sums of n elements of one group.
@@ -113,16 +123,16 @@ BITLAW_LEAF LearnedSums learned_group(const T* g, const T* x, T* dx, int64_t n, 
     add_lanes(scale_terms, m, scale_lane);
     if constexpr (kZero) add_lanes(zero_terms, m, zero_lane);
   }
-  LearnedSums s;
-  for (int l = 0; l < kTermLanes; ++l) s.scale += scale_lane[l], s.zero += zero_lane[l];
-  return s;
+  return {sum_of_lanes(scale_lane), kZero ? sum_of_lanes(zero_lane) : 0.0};
 }
 
-// Consecutive groups of n elements in one row; zero is null where there is none.
-template <class T, Learned kEstimator, bool kPruned>
+// Consecutive groups of n elements in one row; zero is null where there is none. kBlock = 0 takes
+// n from the argument; a constant lets the compiler unroll the group.
+template <class T, int kBlock, Learned kEstimator, bool kPruned>
 struct LearnedGroups {
   BITLAW_LEAF static void run(const T* g, const T* x, T* dx, const float* scale, const float* zero,
-                              int64_t groups, int64_t n, const float* grid, LearnedSums* sums) {
+                              int64_t groups, int64_t block, LearnedGrid grid, LearnedSums* sums) {
+    const int64_t n = kBlock ? kBlock : block;
     for (int64_t b = 0; b < groups; ++b)
       sums[b] = learned_group<T, kEstimator, kPruned>(
           g + b * n, x + b * n, dx + b * n, n,
@@ -132,7 +142,8 @@ struct LearnedGroups {
 
 // What the columns of an item share, and the sums of each over a panel of rows.
 struct Columns {
-  const float *scale, *inv, *zero, *grid;
+  const float *scale, *inv, *zero;
+  LearnedGrid grid;
 };
 
 template <class T, Learned kEstimator, bool kPruned>
@@ -140,14 +151,25 @@ struct LearnedColumns {
   BITLAW_LEAF static void run(const T* g, const T* x, T* dx, Columns of, int64_t rows, int64_t cols,
                               double* scale_sum, double* zero_sum) {
     constexpr bool kZero = kEstimator == Learned::lsq_plus;
-    for (int64_t r = 0; r < rows; ++r, g += cols, x += cols, dx += cols) {
-      BITLAW_LOOP
-      for (int64_t c = 0; c < cols; ++c) {
-        const CodeRange range = range_of(of.scale[c], of.inv[c], of.zero[c], of.grid);
-        const Terms t = learned_terms<kEstimator, kPruned>(to_float(g[c]), to_float(x[c]), range);
-        dx[c] = Narrow<T>::from(t.dx);
-        scale_sum[c] += static_cast<double>(t.scale);
-        if constexpr (kZero) zero_sum[c] += static_cast<double>(t.zero);
+    float scale_terms[kTerms], zero_terms[kZero ? kTerms : 1];
+    for (int64_t at = 0; at < cols; at += kTerms) {
+      const int64_t m = cols - at < kTerms ? cols - at : kTerms;
+      const float *scale = of.scale + at, *inv = of.inv + at, *zero = of.zero + at;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t first = r * cols + at;
+        BITLAW_LOOP
+        for (int64_t c = 0; c < m; ++c) {
+          const CodeRange range = range_of(scale[c], inv[c], zero[c], of.grid);
+          const Terms t = learned_terms<kEstimator, kPruned>(to_float(g[first + c]),
+                                                             to_float(x[first + c]), range);
+          dx[first + c] = Narrow<T>::from(t.dx);
+          scale_terms[c] = t.scale;
+          if constexpr (kZero) zero_terms[c] = t.zero;
+        }
+        BITLAW_LOOP
+        for (int64_t c = 0; c < m; ++c) scale_sum[at + c] += static_cast<double>(scale_terms[c]);
+        if constexpr (kZero)
+          for (int64_t c = 0; c < m; ++c) zero_sum[at + c] += static_cast<double>(zero_terms[c]);
       }
     }
   }
@@ -168,6 +190,10 @@ struct LearnedCall {
   bool pruned;
 
   int64_t groups() const { return x.shape[2] / block; }
+  LearnedGrid grid_of(int64_t item) const {
+    const float* g = grid.item(item);
+    return {g[0], g[1], g[2]};
+  }
   void write(int64_t item, int64_t group, LearnedSums s) const {
     const bool zeros = estimator == Learned::lsq_plus;
     float* out = sums + item * groups() * (zeros ? 2 : 1) + group;
@@ -209,10 +235,13 @@ void learned_rows(const Parallel& par, const LearnedCall<T>& q) {
       const int64_t count = parts > 1 ? 1 : std::min(end, (item + 1) * groups) - begin;
       const int64_t at = group * n + first;
       q.with_variant([&]<Learned kEstimator, bool kPruned>() {
-        on_isa<LearnedGroups<T, kEstimator, kPruned>>(
-            q.g.data + at, q.x.data + at, q.dx + at, q.scale + group,
-            q.zero ? q.zero + group : nullptr, count, std::min(n - first, kLearnedPart),
-            q.grid.item(item), &sums[begin]);
+        const auto run = [&]<int kBlock>() {
+          on_isa<LearnedGroups<T, kBlock, kEstimator, kPruned>>(
+              q.g.data + at, q.x.data + at, q.dx + at, q.scale + group,
+              q.zero ? q.zero + group : nullptr, count, std::min(n - first, kLearnedPart),
+              q.grid_of(item), &sums[begin]);
+        };
+        n == 32 ? run.template operator()<32>() : run.template operator()<0>();
       });
       begin += count;
     }
@@ -237,7 +266,7 @@ void learned_columns(const Parallel& par, const LearnedCall<T>& q, int64_t item)
     scale[c] = q.scale[group], inv[c] = inverse_of(scale[c]);
     zero[c] = q.zero ? q.zero[group] : 0.0f;
   }
-  const Columns of{scale.data(), inv.data(), zero.data(), q.grid.item(item)};
+  const Columns of{scale.data(), inv.data(), zero.data(), q.grid_of(item)};
   std::vector<double> sums(2 * panels * cols);
   par(panels, items_per_chunk(kPanel * cols), [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
