@@ -83,7 +83,7 @@ BITLAW_LEAF Terms learned_terms(float g, float x, CodeRange r) {
 // ---- leaves ----------------------------------------------------------------------------------
 
 // Elements whose terms wait in the cache to be added up.
-inline constexpr int64_t kTerms = 1024;
+inline constexpr int64_t kTerms = 512;
 
 struct LearnedSums {
   double scale = 0, zero = 0;
