@@ -24,7 +24,7 @@ import numpy as np
 
 from bench import machine
 from bitlaw.formats import QuantSpec
-from bitlaw.ops import OPS
+from bitlaw.ops import OPS, hadamard
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "ops.jsonl"
 
@@ -152,6 +152,50 @@ def _mask_cases() -> Iterator[Case]:
     yield Case("prune", "4096x4096 float32", make, {}, {}, {})
 
 
+def _code_cases() -> Iterator[Case]:
+    """Bits, random thresholds, rotations and the gradients of learned scales."""
+    n = 4096
+    draw = lambda high, *shape: np.random.default_rng(1).integers(0, high, shape, dtype=np.uint8)
+    for bits in (3, 4):
+        codes, packed = f"{bits} bits of {n}x{n}", functools.partial(draw, 256, n, n * bits // 8)
+        make = lambda bits=bits: (draw(1 << bits, n, n),)
+        yield Case("pack_bits", codes, make, {"bits": bits}, {}, {"definition": 4.0})
+        attributes = {"bits": bits, "n": n}
+        make = lambda packed=packed: (packed(),)
+        yield Case("unpack_bits", codes, make, attributes, {}, {"definition": 4.0})
+
+    attributes = {"rows": n, "cols": n}
+    rival = jax.jit(
+        lambda noise: jax.random.uniform(jax.random.wrap_key_data(noise[0, :2]), (n, n))
+    )
+    make = lambda: (np.array([[1, 2, 0]], np.uint32),)
+    rivals = {"jax.random.uniform": rival}
+    yield Case("uniform", f"{n}x{n}", make, attributes, rivals, {"jax.random.uniform": 4.0})
+
+    def product(x, signs, matrix):
+        del signs
+        return jnp.dot(x.reshape(-1, matrix.shape[0]), matrix).reshape(x.shape)
+
+    for block in (16, 128, 1024):
+        matrix = jnp.asarray(hadamard.butterflies(np.eye(block, dtype=np.float32), block))
+        goals = {"definition in place": 3.0} | ({"in-place scale": 2.0} if block == 128 else {})
+        rivals = {"jnp.dot": jax.jit(functools.partial(product, matrix=matrix))}
+        make = lambda: (_normal(n, n), np.zeros((n, 0), np.uint8))
+        attributes = {"block": block, "inverse": False}
+        yield Case("hadamard", f"{block} of {n}x{n} float32", make, attributes, rivals, goals)
+
+    for label, items, block in [("row", n, n), ("block32", n, 32)]:
+
+        def make(items=items, block=block):
+            scale = np.full((items, n // block), 0.3, np.float32)
+            grid = np.tile(np.float32([-7, 7, 0, 7, 1]), (items, 1))
+            return _normal(n, n)[::-1].copy(), _normal(n, n), scale, scale[:, :0], grid
+
+        attributes = {"block": block, "estimator": "lsq", "pruned": False}
+        goals = {"definition in place": 1.5}
+        yield Case("learned_gradient", f"lsq {label} {n}x{n} float32", make, attributes, {}, goals)
+
+
 def _host_cases() -> Iterator[Case]:
     def lengths():
         drawn = np.random.default_rng(0).lognormal(6, 1, 1_000_000)
@@ -162,7 +206,7 @@ def _host_cases() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     """Every case."""
-    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_host_cases()]
+    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_code_cases(), *_host_cases()]
     yield from own
     yield from _rest({case.op for case in own})
 

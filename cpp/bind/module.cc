@@ -1,31 +1,18 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
-#include "bind/numpy.hpp"
-#include "bind/xla.hpp"
+#include "bind/op.hpp"
 #include "core/bits.hpp"
-#include "core/codes.hpp"
 #include "core/formats.hpp"
 #include "core/hadamard.hpp"
+#include "core/learned.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
 #include "core/random.hpp"
+#include "core/scale.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
 
-namespace py = pybind11;
 using namespace bitlaw;
-
-// An op with both doors, one instantiation per element type: (XLA handler, numpy function).
-template <auto... fns>
-py::tuple op() {
-  return py::make_tuple(py::capsule(reinterpret_cast<void*>(&bind::XlaHandler<fns...>::handle)),
-                        py::cpp_function(&bind::call_numpy<fns...>));
-}
-
-// A plan made on the host, from numpy only.
-template <auto... fns>
-py::tuple host() {
-  return py::make_tuple(py::none(), py::cpp_function(&bind::call_numpy<fns...>));
-}
+using namespace bitlaw::bind;
 
 // The table of formats, a dictionary per row.
 py::list formats() {
@@ -53,12 +40,9 @@ PYBIND11_MODULE(_core, m) {
   ops["statistic_ratio"] = op<&statistic_ratio>();
   ops["statistic_scale"] = op<&statistic_scale>();
   ops["outer_scale"] = op<&outer_scale>();
-  ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
-  ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
-  ops["quantize"] = op<&quantize<float>, &quantize<bfloat16>>();
-  ops["quantize_scaled"] = op<&quantize_scaled<float>, &quantize_scaled<bfloat16>>();
-  ops["dequantize"] = op<&dequantize<float>, &dequantize<bfloat16>>();
+  add_quantization(ops);
   ops["hadamard"] = op<&hadamard<float>, &hadamard<bfloat16>>();
+  ops["learned_gradient"] = op<&learned_gradient<float>, &learned_gradient<bfloat16>>();
   ops["uniform"] = op<&uniform>();
   ops["pack_bits"] = op<&pack_bits>();
   ops["unpack_bits"] = op<&unpack_bits>();
