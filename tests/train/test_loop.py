@@ -19,7 +19,8 @@ W4A4 = "w=quest4/channel a=quest4/row"
 
 MORE = (
     "w=binary", "w=ternary/channel", "w=nf4 a=int8/fixed(0.05)", "w=uint4/block32/learned",
-    "w=int4/channel/lsq_plus a=int8/learned", "w=uint4/channel/learned a=uint4/pact", "w=e4m3/delayed a=e4m3/delayed", "w=int4/block16x16",
+    "w=int4/channel/lsq_plus a=int8/learned", "w=uint4/channel/learned a=uint4/pact",
+    "w=e4m3/delayed a=e4m3/delayed", "w=int4/block16x16",
     "w=int4/channel/stochastic a=mxfp8/stochastic", "w=mxint8 a=mxfp6/away g=e5m2/toward_zero",
     "w=quest4/channel/hadamard16 a=quest4/row/hadamard16", "w=int3/channel/mse_search",
     "w=fp8/scale_pow2 a=fp8 g=fp8", "w=bitlaw.formats.switched:switched_fp8",

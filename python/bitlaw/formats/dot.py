@@ -26,7 +26,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bitlaw.formats.quantizer import Quantizer, derived_key
+from bitlaw.formats.key import derived_key
+from bitlaw.formats.quantizer import Quantizer
 from bitlaw.formats.scheme import Scheme, parse_quant
 from bitlaw.formats.spec import QuantSpec
 from bitlaw.formats.ste import UserQuantizer, UserSpec

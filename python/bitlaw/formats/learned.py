@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.formats.quantizer import Quantizer, key_words
-from bitlaw.ops import quantize
+from bitlaw.formats.key import key_words
+from bitlaw.formats.quantizer import Quantizer
+from bitlaw.ops import learned, quantize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,41 +120,25 @@ class LearnedQuantizer:
 
     def gradients(self, x, grid, scales, g, pruned: bool):
         """(dx, gradients of the scales): the formulas at the top."""
-        (flat, scale, zero, _, _), block = self.operands(x, grid, None, scales)
-        shape = (flat.shape[0], math.prod(flat.shape[1:-1]), scale.shape[1], block)
-        x_, g_ = (a.astype(jnp.float32).reshape(shape) for a in (flat, self.quantizer.view(g)))
-        step = scale[:, None, :, None]
-        point = zero[:, None, :, None] if zero.shape[1] else 0.0
-        v = x_ / step
-        rounded = jnp.rint(v - grid[2])
-        code = jnp.clip(rounded, grid[0] - point, grid[1] - point)
-        inside = rounded == code
-        if pruned:
-            g_ = jnp.where(x_ == 0, 0, g_)
-        factor = jax.lax.rsqrt(shape[1] * block * grid[1] * self._items_per_scale(x))
-        if self.estimator == "pact":
-            above = x_ >= grid[1] * step
-            dx = jnp.where((x_ >= 0) & ~above, g_, 0)
-            return self._array(dx, x), {"scale": self._summed(grid[1] * g_ * above, scales)}
-        d_scale = jnp.where(inside, code + grid[2] - v, code + grid[2])
-        found = {"scale": self._summed(factor * g_ * d_scale, scales)}
-        if "zero" in scales:
-            found["zero"] = self._summed(jnp.where(inside, 0, -factor * step * g_), scales)
-        return self._array(jnp.where(inside, g_, 0), x), found
-
-    def _items_per_scale(self, x) -> int:
-        """A tensor has one scale for all of its rows."""
-        return math.prod(x.shape[:-1]) if self.quantizer.granularity == "tensor" else 1
-
-    def _summed(self, terms, scales):
-        """Sums over each group, in the shape of the parameters."""
-        sums = terms.sum(axis=(1, 3))
-        whole = self.quantizer.granularity == "tensor"
-        return sums.sum().reshape(1, 1) if whole else sums.reshape(scales["scale"].shape)
-
-    def _array(self, groups, x):
-        flat = groups.reshape(self.quantizer.layout(x.shape)[0])
-        return self.quantizer.unview(flat, x.shape).astype(x.dtype)
+        q = self.quantizer
+        (flat, scale, zero, grids, _), block = self.operands(x, grid, None, scales)
+        dx, sums = learned.learned_gradient(
+            q.view(g),
+            flat,
+            scale,
+            zero,
+            grids,
+            block=block,
+            estimator=self.estimator,
+            pruned=pruned,
+        )
+        per_scale = block * math.prod(flat.shape[1:-1])
+        if q.granularity == "tensor":  # one scale for the groups of all items
+            sums, per_scale = sums.sum(axis=0, keepdims=True), x.size
+        if self.estimator != "pact":
+            sums = sums * jax.lax.rsqrt(per_scale * grid[1])
+        names = ("scale", "zero")[: sums.shape[1]]
+        return q.unview(dx, x.shape), {name: sums[:, k] for k, name in enumerate(names)}
 
 
 def _positive(scale):

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitlaw.formats.key import key_words
+from bitlaw.formats.scale import largest, scales
 from bitlaw.ops import codes, hadamard, mask, quantize, statistic
-from bitlaw.ops.bits import magnitude_bits
 
 GRANULARITIES = ("tensor", "channel", "row", "block", "tile")
 
@@ -170,12 +171,12 @@ class Quantizer:
         high, _ = statistic.group_statistic(
             flat, block=flat.shape[-1] or 1, statistic="absmax", pruned=False, hadamard=0
         )
-        return _largest(high).reshape(())
+        return largest(high).reshape(())
 
-    def scale_of(self, largest, grid):
+    def scale_of(self, amax, grid):
         """f32[]: the scale of a tensor whose largest magnitude is this."""
         xp = _xp(grid)
-        high = xp.asarray(largest, dtype=np.float32).reshape(1, 1)
+        high = xp.asarray(amax, dtype=np.float32).reshape(1, 1)
         scale, _ = statistic.statistic_scale(
             high,
             xp.zeros((1, 0), np.float32),
@@ -240,24 +241,6 @@ def _divides(name: str, size: int, shape: tuple, axis: int) -> None:
         )
 
 
-def key_words(key):
-    """u32[2] of a key: of a jax key, or as they are."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    if tuple(np.shape(key)) != (2,) or str(key.dtype) != "uint32":
-        raise ValueError(
-            f"key must be u32[2] or a threefry key of jax, got {key.dtype}{list(np.shape(key))}"
-        )
-    return key
-
-
-def derived_key(key, number: int):
-    """u32[2]: a key of its own for each number."""
-    words = jnp.asarray(key_words(key))
-    wrapped = jax.random.wrap_key_data(words, impl="threefry2x32")
-    return jax.random.key_data(jax.random.fold_in(wrapped, number))
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Codes:
@@ -295,7 +278,7 @@ class _Call:
         if not keep_mask:
             attributes["estimator"] = "identity"
         noise = q.noise(key, items, rows, xp)
-        scale, zero, grid = self.scales(flat, grid, scale, block)
+        scale, zero, grid = scales(q, flat, grid, scale, block, self.pruned)
         grids = xp.broadcast_to(grid, (items, 5))
         if scale is None:
             y, _, _, bits = quantize.fake_quantize(
@@ -315,7 +298,7 @@ class _Call:
         if not keep_mask:
             attributes["estimator"] = "identity"
         noise = q.noise(key, items, rows, xp)
-        scale, zero, grid = self.scales(flat, grid, None, block)
+        scale, zero, grid = scales(q, flat, grid, None, block, self.pruned)
         grids = xp.broadcast_to(grid, (items, 5))
         if scale is None:
             coded, scale, zero, passed = codes.quantize(
@@ -325,68 +308,6 @@ class _Call:
             coded, passed = codes.quantize_scaled(flat, scale, zero, grids, noise, **attributes)
             scale, zero = scale[:1, :1], zero[:1, :1]
         return Codes(coded, scale, zero, grid), passed
-
-    def scales(self, flat, grid, scale, block: int):
-        """(scales, zero points, f32[1, 5] grid); no scales where each group has its own."""
-        q, xp = self.quantizer, _xp(flat)
-        items, groups = flat.shape[0], flat.shape[-1] // block
-        grid = grid[None]
-        if q.scaling == "e4m3":
-            grid = self._with_outer(flat, grid)
-        zero = xp.zeros((items, 0), np.float32)
-        if q.statistic == "given":
-            if scale is None:  # fixed; as with scales from data, not for what is not finite
-                finite = q.absmax(flat) <= np.finfo(np.float32).max
-                scale = xp.where(finite, grid[0, 3], np.float32(np.nan))
-            scale = xp.asarray(scale, dtype=np.float32)
-            return xp.broadcast_to(scale, (items, groups)), zero, grid
-        if q.granularity != "tensor":
-            return None, None, grid
-        scale, zero = self._tensor_scale(flat, grid, block)
-        shape = (items, groups)
-        return xp.broadcast_to(scale, shape), xp.broadcast_to(zero, (items, zero.shape[1])), grid
-
-    def _with_outer(self, flat, grid):
-        """The grid with NVFP4's scale of the whole tensor, which the scales of blocks are in."""
-        high, _ = statistic.group_statistic(
-            flat,
-            block=flat.shape[-1] or 1,
-            statistic="absmax",
-            pruned=self.pruned,
-            hadamard=self.quantizer.hadamard,
-        )
-        outer = statistic.outer_scale(_largest(high), grid)
-        return _xp(flat).concatenate([grid[:, :4], outer], axis=1)
-
-    def _tensor_scale(self, flat, grid, block: int):
-        """(f32[1, 1], f32[1, 1 or 0]): of a statistic per row: sharded rows need one all-reduce.
-
-        XLA sees integers, and floats near 1 only: it would flush subnormals and divide inexactly.
-        """
-        xp, q = _xp(flat), self.quantizer
-        high, low = statistic.group_statistic(
-            flat, block=block, statistic=q.statistic, pruned=self.pruned, hadamard=q.hadamard
-        )
-        largest, unit = _largest(high), xp.ones((1, 1), np.float32)
-        low = _largest(low) if low.shape[1] else xp.zeros((1, 0), np.float32)
-        s = largest
-        if q.statistic == "rms":
-            ratio, _ = statistic.statistic_ratio(high, xp.broadcast_to(largest, high.shape))
-            count = xp.full_like(high, flat.shape[-1])
-            if self.pruned:
-                count = (magnitude_bits(flat) != 0).sum(axis=1).astype(np.float32)[:, None]
-            total = xp.maximum(count.sum(), np.float32(1))
-            s = xp.sqrt((ratio * ratio * count).sum() / total).reshape(1, 1)
-            _, unit = statistic.statistic_ratio(s, largest)
-        return statistic.statistic_scale(s, low, unit, grid, kind=q.kind, scaling=q.scaling)
-
-
-def _largest(rows):
-    """f32[1, 1]: integer bits keep NaN through the maximum, also where XLA splits it over devices.
-
-    Magnitudes only.
-    """
-    return rows.view(np.int32).max(initial=0).view(np.float32).reshape(1, 1)
 
 
 def _xp(x):
