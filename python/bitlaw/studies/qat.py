@@ -11,7 +11,8 @@ For int4 with a scale per channel, int4 with a scale per block of 32 and switche
     scratch      D tokens of training with quantized weights
 
 Every seed is one dense trunk, which the first two share. Losses are compared with the dense model
-of the same seed and D tokens.
+of the same seed and D tokens. What fine-tuning recovers is a matter of the checkpoint that it
+started from: its loss, and its loss with rounded weights, are rows too ("checkpoint").
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from bitlaw.train.data import VALIDATION_BYTES, Corpus, load
 
 SCHEMES = ("w=int4/channel", "w=int4/block32", "w=bitlaw.formats.switched:switched_fp8")
 METHODS = ("rounded", "fine-tuned", "scratch")
+BEFORE = "checkpoint"  # a method: what fine-tuning starts from, dense or rounded
 SHARE = 0.05  # of the steps are fine-tuning
 PEAK = 0.1  # of the learning rate of training, when fine-tuning
 
@@ -95,7 +97,8 @@ class Preset:
         def of(scheme: str, method: str, seed: int) -> QatRun:
             return QatRun(str(Scheme.parse(scheme)), method, self.model, self.d_tokens, seed)
 
-        pairs = [(scheme, method) for scheme in SCHEMES for method in METHODS[:2]]
+        pairs = [(scheme, method) for scheme in SCHEMES for method in (*METHODS[:2], BEFORE)]
+        pairs.insert(0, ("dense", BEFORE))
         trunks = [
             QatJob((of("dense", "dense", seed), *(of(*pair, seed) for pair in pairs)))
             for seed in range(self.seeds)
@@ -147,6 +150,8 @@ def execute(
     for one in job.runs:
         if one.method == "dense":
             done(one, dense)
+        elif one.method == BEFORE:
+            done(one, loop.measured(one.recipe, corpus, checkpoint.params, begin))
         elif one.method == "rounded":
             done(one, loop.measured(one.recipe, corpus, dense.params, end))
         elif checkpoint.params is None:

@@ -50,7 +50,7 @@ def cells(found: Sequence[dict[str, Any]]) -> dict[tuple[str, str], Cell]:
     dense = {row["seed"]: row["loss"] for row in found if row["method"] == "dense"}
     excess: dict[tuple[str, str], list[float]] = {}
     for row in found:
-        if row["method"] == "dense":
+        if row["method"] not in METHODS:
             continue
         losses = excess.setdefault((row["scheme"], row["method"]), [])
         if row["loss"] is not None and dense.get(row["seed"]) is not None:
@@ -70,7 +70,7 @@ def table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
                 NAMES.get(scheme, scheme),
                 f"{bits[scheme]:.2f}" if scheme in bits else NOTHING,
                 *map(str, losses),
-                _recovered(losses[0], losses[1]),
+                _recovered(found, scheme),
             )
         )
     return lines
@@ -81,11 +81,20 @@ def _schemes(grid: dict[tuple[str, str], Cell]) -> list[str]:
     return sorted({scheme for scheme, _ in grid}, key=lambda scheme: (scheme in NAMES, scheme))
 
 
-def _recovered(rounded: Cell, tuned: Cell) -> str:
-    """The share of what rounding costs that fine-tuning wins back."""
-    if not rounded.mean > max(2 * rounded.error, 0):  # also NaN: nothing to recover, or unknown
+def _recovered(found: Sequence[dict[str, Any]], scheme: str) -> str:
+    """The share of what rounding costs the checkpoint that fine-tuning it wins back."""
+    loss = {(row["scheme"], row["method"], row["seed"]): row["loss"] for row in found}
+    cost, left = [], []
+    for seed in sorted({row["seed"] for row in found}):
+        dense, rounded = (loss.get((name, "checkpoint", seed)) for name in ("dense", scheme))
+        tuned = loss.get((scheme, "fine-tuned", seed))
+        if None not in (dense, rounded, tuned):
+            cost.append(rounded - dense)
+            left.append(tuned - dense)
+    error = np.std(cost, ddof=1) / math.sqrt(len(cost)) if len(cost) > 1 else math.inf
+    if not cost or not np.mean(cost) > 2 * error:
         return NOTHING
-    return f"{1 - tuned.mean / rounded.mean:.0%}"
+    return f"{1 - np.mean(left) / np.mean(cost):.0%}"
 
 
 @styled
@@ -145,7 +154,8 @@ rounding the dense model's weights, and training with quantized weights from the
     notes = [
         "Losses are relative to the dense model of the same seed, order of data and tokens; "
         "± is the standard error over seeds.",
-        "recovered: the share of what rounding costs that fine-tuning wins back; "
+        "recovered: the share of what rounding costs the checkpoint that fine-tuning it wins back; "
+        "above 100% where the checkpoint was not trained to its end. "
         f"{NOTHING} where rounding costs less than two standard errors, or with one seed.",
         "bits/weight: as stored, codes and f32 scales, of the block matrices. Switched fp8 has no "
         "scales.",
