@@ -73,5 +73,5 @@ def corpus_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     words = np.array(["one", "three", "eleven", "a", "\n", "twenty"])
     for i in range(120):
-        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=3000)))
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, size=4000)))
     return folder
