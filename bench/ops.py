@@ -65,30 +65,60 @@ def _normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray) -> tuple:
+def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray, stochastic: bool) -> tuple:
     x = _normal(*shape).astype(jnp.dtype(dtype))
-    return x, np.broadcast_to(grid, (shape[0], 4))
+    noise = np.zeros((shape[0], 3 if stochastic else 0), np.uint32)
+    if stochastic:
+        noise[:, 2] = np.arange(shape[0])
+    return x, np.broadcast_to(grid, (shape[0], grid.size)).copy(), noise
+
+
+# A compiled program serves every format of a kind, so one or two stand for it.
+_KINDS = ("int4", "uint4", "quest4/absmax", "e4m3", "e2m1", "nf4")
+
+
+def _quantize_goals(text: str) -> dict[str, float]:
+    """Time against an in-place scale at most, speed against the jitted definition at least."""
+    goals = {"definition in place": 5.0 if "block" in text or "nvfp4" in text else 1.0}
+    if "stochastic" in text:
+        return goals | {"in-place scale": 3.0}
+    if "hadamard" in text:
+        return goals | {"in-place scale": 2.0}
+    if "mse_search" in text:  # eight maps and a sum each
+        return goals | {"in-place scale": 16.0}
+    return goals | {"in-place scale": 1.5}
 
 
 def _quantize_cases() -> Iterator[Case]:
     n = 4096
-    row = {"in-place scale": 1.4, "definition in place": 1.5, "definition": 1.0}
-    for text, estimator, dtype, goals in [
-        ("int4/row", "identity", "float32", row),
-        ("int4/block32", "identity", "float32", row | {"definition in place": 6.0}),
-        ("int4/row", "clip_rounded", "float32", {}),
-        ("quest4/row", "trust", "float32", {}),
-        ("int4/row", "identity", "bfloat16", {}),
-        ("int4/block32", "identity", "bfloat16", {}),
-        ("int4/channel", "identity", "float32", {}),
-    ]:
+    shared = [f"{name}/{group}" for group in ("row", "block32") for name in _KINDS]
+    shared += ["mxfp4/block32", "mxfp8/block32", "nvfp4"]
+    rare = [
+        ("int4/channel", "identity"), ("int4/row", "clip_rounded"), ("quest4/row", "trust"),
+        ("int4/row/stochastic", "identity"), ("e4m3/row/stochastic", "identity"),
+        ("mxfp4/block32/stochastic", "identity"), ("int4/row/mse_search", "identity"),
+        ("int4/block32/mse_search", "identity"), ("int4/row/hadamard128", "identity"),
+    ]  # fmt: skip
+    cases = [(text, "identity", dtype) for dtype in ("float32", "bfloat16") for text in shared]
+    cases += [(text, estimator, "float32") for text, estimator in rare]
+    for text, estimator, dtype in cases:
         spec = QuantSpec.parse(text)
-        shape, block = spec.structure.layout((n, n))
-        attributes = {"block": block, "statistic": spec.structure.statistic}
+        q = spec.structure
+        shape, block = q.layout((n, n))
+        attributes = q.attributes() | {"block": block, "statistic": q.statistic}
         attributes |= {"estimator": estimator, "pruned": False}
         label = f"{text} {estimator} {n}x{n} {dtype}"
-        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid)
+        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid, q.stochastic)
+        goals = _quantize_goals(text) if text != "int4/channel" and estimator == "identity" else {}
         yield Case("fake_quantize", label, make, attributes, {}, goals)
+    for name, bits in [("int4/row", 4), ("mxfp4", 4), ("mxfp8", 8)]:
+        spec = QuantSpec.parse(name)
+        q = spec.structure
+        shape, block = q.layout((n, n))
+        attributes = q.attributes() | {"block": block, "statistic": q.statistic, "bits": bits}
+        make = functools.partial(_quantize_arrays, shape, "float32", spec.grid, False)
+        label = f"{name} {n}x{n} float32"
+        yield Case("quantize", label, make, attributes, {}, {"definition": 1.0})
 
 
 def _tensor_case() -> Case:
