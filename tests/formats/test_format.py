@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
+from bitlaw.commands.formats import table
 from bitlaw.formats import FORMATS
 from bitlaw.formats.format import gauss_mse
 
@@ -105,3 +106,11 @@ def test_presets_are_elements_with_other_defaults():
     ]:  # fmt: skip
         np.testing.assert_array_equal(FORMATS[preset].grid_levels, FORMATS[element].grid_levels)
         assert FORMATS[preset].bits == FORMATS[element].bits
+
+
+def test_the_command_prints_a_row_for_every_format():
+    head, *rows = table().splitlines()
+    assert head.split() == ["format", "levels", "bits", "max", "smallest", "block", "scale", "GMSE"]
+    assert [row.split()[0] for row in rows] == list(FORMATS)
+    nvfp4 = next(row for row in rows if row.startswith("nvfp4")).split()
+    assert nvfp4[:5] == ["nvfp4", "15", "4.5", "6", "0.5"] and nvfp4[-1] == "0.0127"
