@@ -51,7 +51,7 @@ def test_what_cannot_be_recovered_is_not_claimed():
 
 
 def test_smoke_writes_rows_and_a_page(tmp_path, corpus_folder):
-    table = qat.study("smoke", tmp_path, 1, data=(str(corpus_folder),))
+    table = qat.study("smoke", tmp_path, 2, data=(str(corpus_folder),))
     with open(tmp_path / "runs.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 14
