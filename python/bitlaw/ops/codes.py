@@ -20,7 +20,7 @@ from bitlaw.ops.examples import arrays_and_blocks, choices_for, grids_of_kinds, 
 from bitlaw.ops.grid import GRID_NUMBERS, INFINITY_BITS, KINDS, NF4
 from bitlaw.ops.op import Shape, op
 from bitlaw.ops.quantize import (
-    _check,
+    check_call,
     check_statistic,
     levels_of,
     mask_shape,
@@ -47,7 +47,7 @@ def _codes_shape(x, bits: int, kind: str) -> Shape:
 
 def _out(x, grid, noise, *, statistic, bits, **attributes):
     block, kind = attributes["block"], attributes["kind"]
-    _check(x, grid, noise, pruned=False, **attributes)
+    check_call(x, grid, noise, pruned=False, **attributes)
     check_statistic(x, kind, statistic)
     scale, zero = group_shape(x, block), group_shape(x, block, kind == "affine")
     return _codes_shape(x, bits, kind), scale, zero, mask_shape(x, attributes["estimator"])
@@ -55,7 +55,7 @@ def _out(x, grid, noise, *, statistic, bits, **attributes):
 
 def _scaled_out(x, scale, zero, grid, noise, *, bits, **attributes):
     block, kind = attributes["block"], attributes["kind"]
-    _check(x, grid, noise, pruned=False, **attributes)
+    check_call(x, grid, noise, pruned=False, **attributes)
     check_operand("scale", scale, group_shape(x, block).shape)
     check_operand("zero", zero, group_shape(x, block, kind == "affine").shape)
     return _codes_shape(x, bits, kind), mask_shape(x, attributes["estimator"])
