@@ -103,7 +103,7 @@ def test_schemes_replace_the_presets_own_but_dense_stays():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ValueError, match="preset must be one of smoke, quick, cpu, got 'slow'"):
+    with pytest.raises(ValueError, match="preset must be one of smoke, quick, cpu, cpu-formats, got 'slow'"):
         reproduce.plan_preset("slow")
 
 
