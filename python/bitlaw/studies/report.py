@@ -10,6 +10,7 @@ The terminal's table and the page's are the same rows (`table`).
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -105,9 +106,10 @@ def _bits_per_weight(scheme: str) -> str:
     from bitlaw.formats import Scheme  # needs jax, which a fit does not
 
     try:
-        return f"{Scheme.parse(scheme).bits_per_weight:.2f}"
+        bits = Scheme.parse(scheme).bits_per_weight
     except ValueError:  # a table of runs may name schemes that are not ours
         return NOTHING
+    return NOTHING if math.isnan(bits) else f"{bits:.2f}"  # of a user's quantizer
 
 
 def text(fit: laws.Fit) -> str:
