@@ -24,7 +24,7 @@ import numpy as np
 
 from bench import machine
 from bitlaw.formats import QuantSpec
-from bitlaw.ops import OPS
+from bitlaw.ops import OPS, hadamard
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "ops.jsonl"
 
@@ -65,30 +65,60 @@ def _normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray) -> tuple:
+def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray, stochastic: bool) -> tuple:
     x = _normal(*shape).astype(jnp.dtype(dtype))
-    return x, np.broadcast_to(grid, (shape[0], 4))
+    noise = np.zeros((shape[0], 3 if stochastic else 0), np.uint32)
+    if stochastic:
+        noise[:, 2] = np.arange(shape[0])
+    return x, np.broadcast_to(grid, (shape[0], grid.size)).copy(), noise
+
+
+# A compiled program serves every format of a kind, so one or two stand for it.
+_KINDS = ("int4", "uint4", "quest4/absmax", "e4m3", "e2m1", "nf4")
+
+
+def _quantize_goals(text: str) -> dict[str, float]:
+    """Time against an in-place scale at most, speed against the jitted definition at least."""
+    goals = {"definition in place": 5.0 if "block" in text or "nvfp4" in text else 1.0}
+    if "stochastic" in text:
+        return goals | {"in-place scale": 3.0}
+    if "hadamard" in text:
+        return goals | {"in-place scale": 2.0}
+    if "mse_search" in text:  # eight maps and a sum each
+        return goals | {"in-place scale": 16.0}
+    return goals | {"in-place scale": 1.5}
 
 
 def _quantize_cases() -> Iterator[Case]:
     n = 4096
-    row = {"in-place scale": 1.4, "definition in place": 1.5, "definition": 1.0}
-    for text, estimator, dtype, goals in [
-        ("int4/row", "identity", "float32", row),
-        ("int4/block32", "identity", "float32", row | {"definition in place": 6.0}),
-        ("int4/row", "clip_rounded", "float32", {}),
-        ("quest4/row", "trust", "float32", {}),
-        ("int4/row", "identity", "bfloat16", {}),
-        ("int4/block32", "identity", "bfloat16", {}),
-        ("int4/channel", "identity", "float32", {}),
-    ]:
+    shared = [f"{name}/{group}" for group in ("row", "block32") for name in _KINDS]
+    shared += ["mxfp4/block32", "mxfp8/block32", "nvfp4"]
+    rare = [
+        ("int4/channel", "identity"), ("int4/row", "clip_rounded"), ("quest4/row", "trust"),
+        ("int4/row/stochastic", "identity"), ("e4m3/row/stochastic", "identity"),
+        ("mxfp4/block32/stochastic", "identity"), ("int4/row/mse_search", "identity"),
+        ("int4/block32/mse_search", "identity"), ("int4/row/hadamard128", "identity"),
+    ]  # fmt: skip
+    cases = [(text, "identity", dtype) for dtype in ("float32", "bfloat16") for text in shared]
+    cases += [(text, estimator, "float32") for text, estimator in rare]
+    for text, estimator, dtype in cases:
         spec = QuantSpec.parse(text)
-        shape, block = spec.structure.layout((n, n))
-        attributes = {"block": block, "statistic": spec.structure.statistic}
+        q = spec.structure
+        shape, block = q.layout((n, n))
+        attributes = q.attributes() | {"block": block, "statistic": q.statistic}
         attributes |= {"estimator": estimator, "pruned": False}
         label = f"{text} {estimator} {n}x{n} {dtype}"
-        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid)
+        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid, q.stochastic)
+        goals = _quantize_goals(text) if text != "int4/channel" and estimator == "identity" else {}
         yield Case("fake_quantize", label, make, attributes, {}, goals)
+    for name, bits in [("int4/row", 4), ("mxfp4", 4), ("mxfp8", 8)]:
+        spec = QuantSpec.parse(name)
+        q = spec.structure
+        shape, block = q.layout((n, n))
+        attributes = q.attributes() | {"block": block, "statistic": q.statistic, "bits": bits}
+        make = functools.partial(_quantize_arrays, shape, "float32", spec.grid, False)
+        label = f"{name} {n}x{n} float32"
+        yield Case("quantize", label, make, attributes, {}, {"definition": 1.0})
 
 
 def _tensor_case() -> Case:
@@ -152,6 +182,50 @@ def _mask_cases() -> Iterator[Case]:
     yield Case("prune", "4096x4096 float32", make, {}, {}, {})
 
 
+def _code_cases() -> Iterator[Case]:
+    """Bits, random thresholds, rotations and the gradients of learned scales."""
+    n = 4096
+    draw = lambda high, *shape: np.random.default_rng(1).integers(0, high, shape, dtype=np.uint8)
+    for bits in (3, 4):
+        codes, packed = f"{bits} bits of {n}x{n}", functools.partial(draw, 256, n, n * bits // 8)
+        make = lambda bits=bits: (draw(1 << bits, n, n),)
+        yield Case("pack_bits", codes, make, {"bits": bits}, {}, {"definition": 4.0})
+        attributes = {"bits": bits, "n": n}
+        make = lambda packed=packed: (packed(),)
+        yield Case("unpack_bits", codes, make, attributes, {}, {"definition": 4.0})
+
+    attributes = {"rows": n, "cols": n}
+    rival = jax.jit(
+        lambda noise: jax.random.uniform(jax.random.wrap_key_data(noise[0, :2]), (n, n))
+    )
+    make = lambda: (np.array([[1, 2, 0]], np.uint32),)
+    rivals = {"jax.random.uniform": rival}
+    yield Case("uniform", f"{n}x{n}", make, attributes, rivals, {"jax.random.uniform": 4.0})
+
+    def product(x, signs, matrix):
+        del signs
+        return jnp.dot(x.reshape(-1, matrix.shape[0]), matrix).reshape(x.shape)
+
+    for block in (16, 128, 1024):
+        matrix = jnp.asarray(hadamard.butterflies(np.eye(block, dtype=np.float32), block))
+        goals = {"definition in place": 3.0} | ({"in-place scale": 2.0} if block == 128 else {})
+        rivals = {"jnp.dot": jax.jit(functools.partial(product, matrix=matrix))}
+        make = lambda: (_normal(n, n), np.zeros((n, 0), np.uint8))
+        attributes = {"block": block, "inverse": False}
+        yield Case("hadamard", f"{block} of {n}x{n} float32", make, attributes, rivals, goals)
+
+    for label, items, block in [("row", n, n), ("block32", n, 32)]:
+
+        def make(items=items, block=block):
+            scale = np.full((items, n // block), 0.3, np.float32)
+            grid = np.tile(np.float32([-7, 7, 0, 7, 1]), (items, 1))
+            return _normal(n, n)[::-1].copy(), _normal(n, n), scale, scale[:, :0], grid
+
+        attributes = {"block": block, "estimator": "lsq", "pruned": False}
+        goals = {"definition in place": 1.5}
+        yield Case("learned_gradient", f"lsq {label} {n}x{n} float32", make, attributes, {}, goals)
+
+
 def _host_cases() -> Iterator[Case]:
     def lengths():
         drawn = np.random.default_rng(0).lognormal(6, 1, 1_000_000)
@@ -163,7 +237,7 @@ def _host_cases() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     """Every case."""
-    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_host_cases()]
+    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_code_cases(), *_host_cases()]
     yield from own
     yield from _rest({case.op for case in own})
 

@@ -60,6 +60,30 @@ def test_cpu_sparse_is_the_grid_of_cpu_with_patterns_and_methods():
     assert sum(contents("cpu-sparse").values()) == sum(contents("cpu").values())
 
 
+def test_cpu_formats_is_dense_and_twelve_schemes_from_1_to_8_bits():
+    runs = PRESETS["cpu-formats"].runs()
+    schemes = list(dict.fromkeys(one.scheme for one in runs))
+    assert len(schemes) == 13 and schemes[0] == "dense"
+    parsed = [Scheme.parse(scheme) for scheme in schemes[1:]]
+    weights = sorted(scheme.w.bits for scheme in parsed if scheme.a is None)
+    both = sorted(scheme.w.bits for scheme in parsed if scheme.a and "quest" in str(scheme))
+    assert weights == pytest.approx([1, 1.585, 2, 3, 4, 8], abs=1e-3) and both == [2, 3, 4, 8]
+    assert schemes[-2:] == ["w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"]
+    assert len(runs) == 403
+
+
+def test_a_users_source_is_part_of_a_runs_identity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "a_reproduced_module.py"
+    source.write_text("def half(x):\n    return x / 2\n")
+    model = PRESETS["smoke"].runs()[0].model
+    one = point("w=a_reproduced_module:half", model, 2**16, 0)
+    before = one.id("data", "build")
+    source.write_text("def half(x):\n    return x / 4\n")
+    assert one.id("data", "build") != before
+    sys.modules.pop("a_reproduced_module")
+
+
 def test_smoke_has_what_a_fit_needs_and_little_more():
     runs = PRESETS["smoke"].runs()
     assert len({one.scheme for one in runs}) == 3
@@ -88,9 +112,8 @@ def test_schemes_replace_the_presets_own_but_dense_stays():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(
-        ValueError, match="preset must be one of smoke, quick, cpu, cpu-sparse, got 'slow'"
-    ):
+    known = "smoke, quick, cpu, cpu-sparse, cpu-formats"
+    with pytest.raises(ValueError, match=f"preset must be one of {known}, got 'slow'"):
         reproduce.plan_preset("slow")
 
 

@@ -17,6 +17,15 @@ from bitlaw.train.loop import Recipe
 MODEL = ModelConfig(width=8, depth=1, context=16)
 W4A4 = "w=quest4/channel a=quest4/row"
 
+MORE = (
+    "w=binary", "w=ternary/channel", "w=nf4 a=int8/fixed(0.05)", "w=uint4/block32/learned",
+    "w=int4/channel/lsq_plus a=int8/learned", "w=uint4/channel/learned a=uint4/pact",
+    "w=e4m3/delayed a=e4m3/delayed", "w=int4/block16x16",
+    "w=int4/channel/stochastic a=mxfp8/stochastic", "w=mxint8 a=mxfp6/away g=e5m2/toward_zero",
+    "w=quest4/channel/hadamard16 a=quest4/row/hadamard16", "w=int3/channel/mse_search",
+    "w=fp8/scale_pow2 a=fp8 g=fp8", "w=bitlaw.formats.switched:switched_fp8",
+)  # fmt: skip
+
 
 def recipe(scheme="dense", **changes):
     fields = {"model": MODEL, "seed": 0, "batch": 4, "learning_rate": 1e-2, "warmup": 5}
@@ -31,7 +40,11 @@ def same(one, other):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
-@pytest.mark.parametrize("scheme", ["dense", W4A4])
+# Scales learned by gradient, taken from past steps, and random numbers of every step.
+STATEFUL = "w=int4/channel/learned a=e4m3/delayed g=fp8/stochastic"
+
+
+@pytest.mark.parametrize("scheme", ["dense", W4A4, STATEFUL])
 def test_branches_equal_separate_runs_bit_for_bit(scheme, corpus):
     budgets = [24, 61, 90]  # stable parts end inside chunks
     branches = trained(recipe(scheme), corpus, budgets)
@@ -43,7 +56,12 @@ def test_branches_equal_separate_runs_bit_for_bit(scheme, corpus):
 
 
 @pytest.mark.parametrize(
-    "scheme", ["dense", W4A4, "s=0.75", "w=quest4/channel s=0.5", "w=int4/block6"]
+    "scheme",
+    [
+        *("dense", W4A4, "s=0.75", "w=quest4/channel s=0.5", "w=int4/block6"),
+        "w=nvfp4 a=mxfp4",
+        *(pytest.param(scheme, marks=pytest.mark.slow) for scheme in MORE),
+    ],
 )
 def test_training_lowers_the_loss(scheme, corpus):
     seen = []

@@ -12,6 +12,7 @@ from bitlaw.commands.door import UsageError
 STUDIES: dict[str, str] = {
     "experts": "bitlaw.studies.experts:study",
     "packing": "bitlaw.studies.packing:study",
+    "qat": "bitlaw.studies.qat:study",
 }
 
 
@@ -19,7 +20,7 @@ STUDIES: dict[str, str] = {
 class Study:
     """Run one of the studies beside the main one, and write DIR/report.html.
 
-    bitlaw study packing --preset smoke --out packing
+    bitlaw study qat --preset smoke --out qat
     """
 
     name: str

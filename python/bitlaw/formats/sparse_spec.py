@@ -16,6 +16,8 @@ import dataclasses
 import difflib
 import re
 
+from bitlaw.formats.spec_error import SpecError
+
 METHODS = ("gradual", "oneshot", "static", "ste", "sr_ste", "s_ste", "rigl", "set", "acdc")
 SCOPES = ("layer", "global")
 _REGROWING = ("rigl", "set")
@@ -100,8 +102,6 @@ def parse_sparse(text: str, at: int, value: str) -> SparseSpec:
     Raises:
         SpecError: a ValueError with a caret under the wrong word.
     """
-    from bitlaw.formats.spec import SpecError
-
     head, *mods = value.split("/")
     column = at + len(head) + 1
     fields: dict = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def page(fit: Fit | View, bits: Bits = unknown_bits, notes: Sequence[str] = ()) 
     fit, of_schemes = view.fit, view.fit.law == "effective"
     if of_schemes:
         sections = [multipliers.opening(fit), multipliers.headline(fit, bits)]
-        sections += [f'<p class="notes">{escape(note)}</p>' for note in notes]
+        sections += [f'<p class="notes">{pages.escape(note)}</p>' for note in notes]
         title = "bitlaw: effective parameter multipliers"
     else:
         sections = [_opening(fit), _coefficients(fit)]

@@ -11,6 +11,7 @@ The terminal's table and the page's are the same rows.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from bitlaw import laws
@@ -95,9 +96,10 @@ def bits_per_weight(scheme: str) -> float | None:
     from bitlaw.formats import Scheme  # needs jax, which a fit does not
 
     try:
-        return Scheme.parse(scheme).bits_per_weight
+        bits = Scheme.parse(scheme).bits_per_weight
     except ValueError:  # a table of runs may name any scheme
         return None
+    return None if math.isnan(bits) else bits  # NaN: of a user's quantizer
 
 
 def per_nonzero(fit: laws.Fit) -> list[str]:

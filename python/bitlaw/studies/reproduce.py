@@ -54,6 +54,13 @@ SPARSE_SCHEMES = (
     *("s=0.5/ste", "s=0.75/rigl", "s=0.75/global"),
     "w=quest4/channel s=2:4",
 )
+FORMAT_SCHEMES = (
+    "dense",
+    *("w=quest1/channel", "w=ternary/channel"),
+    *(f"w=quest{bits}/channel" for bits in (2, 3, 4, 8)),
+    *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 3, 4, 8)),
+    *("w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,17 @@ PRESETS = {
         budgets=(2**20, 2**21, 2**22, 2**23),
         schemes=SPARSE_SCHEMES,
     ),
+    # 403 runs, about 2 hours on 2 cores: every width of weights and activations, and MX and NV.
+    "cpu-formats": Preset(
+        sizes=(
+            Size(16, 2, seeds=3, dense_seeds=3),
+            Size(24, 2, seeds=3, dense_seeds=3),
+            Size(32, 3),
+            Size(48, 4),
+        ),
+        budgets=(2**20, 2**21, 2**22, 2**23),
+        schemes=FORMAT_SCHEMES,
+    ),
 }
 
 
@@ -164,8 +182,8 @@ def program(job: run.Job) -> Hashable:
     """What decides the compiled program: the model, the structures of a scheme, not its grids."""
     first = job.runs[0]
     scheme = Scheme.parse(first.scheme)
-    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a, scheme.s))
-    return first.model, structures
+    specs = (scheme.w, scheme.a, scheme.g, scheme.s)
+    return first.model, tuple(spec and spec.structure for spec in specs)
 
 
 def label(one: run.Run) -> str:
