@@ -260,3 +260,15 @@ def test_schemes_that_a_column_tells_apart_are_no_doubt():
 def test_a_value_to_hold_that_is_not_finite_is_an_error(value):
     with pytest.raises(ValueError, match="hold must give e a finite value"):
         laws.fit(schemes_in_one_law({}), "chinchilla", hold={"e": value}, resamples=20)
+
+
+def test_an_offset_whose_profile_reaches_zero_is_not_told_from_it():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e8, 4), np.geomspace(1e9, 1e10, 4)))
+    noise = 1 + 0.003 * np.random.default_rng(0).standard_normal(16)
+    loss = (1.0 + 40 / n**0.2 + 41 / d**0.18) * noise
+    record = laws.fit(
+        Table.of({"n_params": n, "d_tokens": d, "loss": loss}), "chinchilla", resamples=20
+    )
+    low = next(p.low for p in record.profiles if p.name == "e")
+    assert low == 0.0 and record.params["e"] > 0
+    assert "not told from 0" in record.param_status["e"]
