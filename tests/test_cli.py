@@ -132,7 +132,7 @@ def test_a_fit_that_is_refused_is_one_line(capsys, tmp_path, monkeypatch):
     def refuses(out):
         raise ValueError("runs must be\n  many, got few")
 
-    monkeypatch.setattr("bitlaw.studies.report.write", refuses)
+    monkeypatch.setattr("bitlaw.laws.read_runs", refuses)
     assert failed(capsys, "report", str(tmp_path)) == (2, "bitlaw: runs must be many, got few")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bitlaw import cli, laws
-from bitlaw.laws import forms, tables
+from bitlaw.laws import forms, solve, tables
 from laws.synthetic import EFFS, quick_rows
 from laws.test_tables import GOLDEN, chinchilla_csv
 
@@ -106,10 +106,15 @@ def test_a_published_table_prints_both_optima(here, capsys):
         (["--runs", "r.csv", "--drop-highest", "9"], "drop_highest must be in 0..1, got 9"),
         (["--runs", "r.csv", "--drop-highest", "-1"], "drop_highest must be in 0..1, got -1"),
         (["--runs", "r.csv", "--hold", "e=low"], "hold must be name=number, got 'low'"),
+        (
+            ["--runs", "r.csv", "--law", "chinchilla", "--hold", "e=nan"],
+            "e a finite value, got nan",
+        ),
         (["--runs", "r.csv", "--law", "chinchilla"], "must have a column 'n_params'"),
         (["--runs", "r.csv"], "must have a column 'scheme'"),
         (["--runs", "r.csv", "--reduction", "mean"], "delta must be given with a residual"),
         (["--runs", "r.csv", "--level", "90"], "level must be in (0, 1), got 90"),
+        (["--runs", "r.csv", "--report", "no/r.html"], "report must be in a folder that exists"),
         (["--runs", "r.csv", "--out", "no/fit.json"], "folder that exists, got no/fit.json"),
     ],
 )
@@ -120,6 +125,27 @@ def test_a_wrong_command_is_one_line_and_writes_nothing(here, capsys, arguments,
     assert captured.out == "" and captured.err.count("\n") == 1
     assert words in captured.err
     assert [path.name for path in here.iterdir()] == ["r.csv"]
+
+
+def test_a_value_error_of_the_fit_itself_is_no_usage_error(here, monkeypatch):
+    """A defect of ours keeps its traceback: it is not blamed on the command line."""
+    (here / "r.jsonl").write_text("\n".join(map(json.dumps, quick_rows())))
+
+    def broken(*_, **__):
+        raise ValueError("zero-size array to reduction operation")
+
+    monkeypatch.setattr(solve, "fit_starts", broken)
+    with pytest.raises(ValueError, match="zero-size array"):
+        cli.main(["fit", "--runs", "r.jsonl", *QUICK])
+
+
+def test_a_law_without_a_finite_loss_is_one_line(here, capsys):
+    (here / "broken_laws.py").write_text(
+        "def nowhere(x, *, a: float):\n    return a * x * float('nan')\n"
+    )
+    (here / "r.json").write_text(json.dumps([{"x": x, "loss": 3.0 / x} for x in range(1, 9)]))
+    assert cli.main(["fit", "--law", "broken_laws:nowhere", "--runs", "r.json", *QUICK]) == 2
+    assert "must have a finite loss at some start" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_exit_code_1(here, capsys):

@@ -60,6 +60,7 @@ def test_the_answer_its_runners_up_and_what_they_would_need(capsys, record, tmp_
         (("--memory", "8GB"), "budget must have training flops, or tokens"),
         (("--memory", "8 apples"), "memory must be an amount such as 8GB"),
         (("--schemes", "w=quest9/row", *BUDGET), "format"),
+        (("--schemes", "nonsense", *BUDGET), r"unknown part 'nonsense' in 'nonsense' \(nearest"),
         (("--schemes", "a=quest8/row", *BUDGET), r"at least 2 measured ones of each kind \(a="),
     ],
 )

@@ -1,6 +1,7 @@
 """What a table does not identify is a status; what it does has intervals that cover."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -223,3 +224,51 @@ def test_refits_do_not_depend_on_the_number_of_threads(monkeypatch):
     alone = laws.fit(table, "sparse", resamples=40)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(7)), raising=False)
     assert laws.fit(table, "sparse", resamples=40) == alone
+
+
+def schemes_in_one_law(columns: dict, factor: float = 1.1) -> Table:
+    """A table of Chinchilla's law in which the scheme s=0.5 loses by a factor."""
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4)))
+    dense = 1.7 + 400 / n**0.34 + 410 / d**0.28
+    both = {"n_params": [*n, *n], "d_tokens": [*d, *d], "loss": [*dense, *dense * factor]}
+    return Table.of(both | columns)
+
+
+def test_schemes_that_the_law_cannot_tell_apart_are_a_status_and_no_replicates():
+    record = laws.fit(
+        schemes_in_one_law({"scheme": ["dense"] * 16 + ["s=0.5"] * 16}), "chinchilla", resamples=20
+    )
+    assert record.delta_source == "default (no replicates in the table)"
+    assert (
+        "schemes taken for one, as the law does not tell them apart: dense, s=0.5" in record.status
+    )
+
+
+def test_schemes_that_a_column_tells_apart_are_no_doubt():
+    record = laws.fit(
+        schemes_in_one_law(
+            {"scheme": ["dense"] * 16 + ["s=0.5"] * 16, "bits_w": [16.0] * 16 + [4.0] * 16}
+        ),
+        "precision",
+        resamples=20,
+        hold={"gamma_a": 2.0, "gamma_kv": 2.0},
+    )
+    assert not any("taken for one" in status for status in record.status)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_to_hold_that_is_not_finite_is_an_error(value):
+    with pytest.raises(ValueError, match="hold must give e a finite value"):
+        laws.fit(schemes_in_one_law({}), "chinchilla", hold={"e": value}, resamples=20)
+
+
+def test_an_offset_whose_profile_reaches_zero_is_not_told_from_it():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e8, 4), np.geomspace(1e9, 1e10, 4)))
+    noise = 1 + 0.003 * np.random.default_rng(0).standard_normal(16)
+    loss = (1.0 + 40 / n**0.2 + 41 / d**0.18) * noise
+    record = laws.fit(
+        Table.of({"n_params": n, "d_tokens": d, "loss": loss}), "chinchilla", resamples=20
+    )
+    low = next(p.low for p in record.profiles if p.name == "e")
+    assert low == 0.0 and record.params["e"] > 0
+    assert "not told from 0" in record.param_status["e"]

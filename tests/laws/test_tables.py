@@ -213,3 +213,9 @@ def test_the_registry_says_where_a_table_is_from(name):
     assert entry.law in forms.LAWS
     for reference in entry.references:
         assert not reference.params or set(reference.params) == set(forms.LAWS[entry.law].names)
+
+
+@pytest.mark.parametrize("name", ["t5-sparse", "vit-sparse"])
+def test_published_coefficients_in_other_units_are_marked_as_converted(name):
+    published = next(r for r in tables.TABLES[name].references if r.label == "published")
+    assert "a_s, c_s and a_d converted" in published.note

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -78,9 +79,15 @@ class Fit:
     """A file for the page: table, figures and checklist, self-contained HTML."""
 
     def run(self) -> int:
+        from bitlaw.laws import LawError
+
         with checked():
             self._check()
-            fit = self._fit()
+            fitted = self._prepared()
+        try:
+            fit = fitted()
+        except LawError as error:  # the user's own law, which only a fit can try
+            raise UsageError(str(error)) from error
         record = json.dumps(fit.to_dict(), indent=1, allow_nan=False)
         write_atomic(self.out, record + "\n")
         print(text(fit))
@@ -103,17 +110,20 @@ class Fit:
             raise UsageError(f"published must stand alone, got --{given[0]} with it")
         if not self.published and not self.runs:
             raise UsageError("runs must be a table, or published the name of one, got neither")
-        for path in (self.out, self.report):
+        for name, path in (("out", self.out), ("report", self.report)):
             if path and not path.absolute().parent.is_dir():
-                raise UsageError(f"out must be in a folder that exists, got {path}")
+                raise UsageError(f"{name} must be in a folder that exists, got {path}")
 
-    def _fit(self) -> "Record":
+    def _prepared(self) -> "Callable[[], Record]":
+        """The fit to be made, of arguments and a table that have been checked."""
         from bitlaw import laws
         from bitlaw.laws import tables
 
         options = {"level": self.level, "resamples": self.resamples, "seed": self.seed}
         if self.published:
-            return tables.refit(self.published, **options)
+            table = tables.published_table(self.published)
+            laws.check(table, tables.TABLES[self.published].law, self.level, self.resamples)
+            return partial(tables.refit, self.published, **options)
         law = self.law or "effective"
         if ":" in law:
             sys.path.insert(0, os.getcwd())
@@ -121,7 +131,9 @@ class Fit:
         laws.forms.find(law)
         table = laws.read_table(self.runs, columns, derive, self.drop_highest)
         hold = {name: _number("hold", value) for name, value in pairs("hold", self.hold).items()}
-        return laws.fit(table, law, hold=hold, **self._objective(), **options)
+        objective = self._objective()
+        laws.check(table, law, self.level, self.resamples, **objective, hold=hold)
+        return partial(laws.fit, table, law, hold=hold, **objective, **options)
 
     def _objective(self) -> dict:
         from bitlaw.laws import Objective

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitlaw.commands import quantity
-from bitlaw.commands.door import checked
+from bitlaw.commands.door import check_schemes, checked
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Plan:
         from bitlaw.studies import plan, report
 
         with checked():
+            check_schemes("schemes", self.schemes)
             fit = report.read_fit(self.fit)
             budget = Budget(
                 flops=_given("budget-flops", self.budget_flops, "FLOPs"),

@@ -27,6 +27,7 @@ class Report:
     """Folder for the report of a fit.json; without it, one beside the file named as it is."""
 
     def run(self) -> int:
+        from bitlaw.laws import read_runs
         from bitlaw.studies import report
 
         if self.source.suffix == ".json":
@@ -39,7 +40,7 @@ class Report:
         with checked():
             if self.out:
                 raise ValueError(f"out must be left out with a folder, got {self.out}")
-            table = report.write(self.source)
-        print(table)
+            read_runs(self.source / "runs.csv")
+        print(report.write(self.source))
         print(f"fit      {self.source / 'fit.json'}\nreport   {self.source / 'report.html'}")
         return 0

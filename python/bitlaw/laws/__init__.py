@@ -4,7 +4,8 @@ numpy and scipy only.
 """
 
 from bitlaw.laws import forms, published
-from bitlaw.laws.fit import fit
+from bitlaw.laws.fit import check, fit
+from bitlaw.laws.law import LawError
 from bitlaw.laws.objective import Objective
 from bitlaw.laws.record import Fit, Profile, Reference, SchemeFit
 from bitlaw.laws.runs import Runs, read_runs
@@ -12,12 +13,14 @@ from bitlaw.laws.table import Table, read_table
 
 __all__ = [
     "Fit",
+    "LawError",
     "Objective",
     "Profile",
     "Reference",
     "Runs",
     "SchemeFit",
     "Table",
+    "check",
     "fit",
     "forms",
     "published",

@@ -46,8 +46,11 @@ def fit_table(
         "rows": count, "excluded": rows.table.excluded, "flagged": (), "schemes": (),
         "minimised": chosen, "table": rows.stored(law), "source": table.source,
     }  # fmt: skip
-    status = unidentified(problem, sizes)
-    if status:
+    status = unknown = unidentified(problem, sizes)
+    if rows.merged:
+        merged = f"schemes taken for one, as the law does not tell them apart: {_few(rows.merged)}"
+        status = (*status, merged)
+    if unknown:
         return _without_numbers(common, status)
     sample = Units(sizes, rows.seed, rows.configuration, problem.target)
     try:
@@ -57,9 +60,16 @@ def fit_table(
         return _without_numbers(common, (f"{BROKEN}: {error}",))
     if not _finite([numbers[name] for name in ("params", "intervals", "objective", "rms", "r2")]):
         return _without_numbers(common, (f"{BROKEN}: not finite",))
+    doubts = tuple(doubt for doubt in numbers["status"] if doubt != "ok")
+    numbers["status"] = (*status, *doubts) or ("ok",)
     numbers["params"] |= hold
     numbers["param_status"] |= {name: (f"held at {value:g}",) for name, value in hold.items()}
     return Fit(**common, **numbers)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
 def _without_numbers(common: dict, status: tuple[str, ...]) -> Fit:
@@ -86,7 +96,7 @@ def _objective(
         return objective, "the objective's own"
     if delta is not None:
         return Objective("log", delta), "given"
-    cells = zip(rows.scheme.tolist(), *rows.columns.values(), strict=True)
+    cells = zip(rows.label.tolist(), *rows.columns.values(), strict=True)
     delta, source = replicate_delta(list(cells), rows.loss)
     return Objective("log", delta), source
 
@@ -192,6 +202,8 @@ def param_status(
             range_ = problem.coordinates[k][0].range
             if range_.log and not range_.scale:
                 doubts.append(f"flat valley: {entry.low:.2g} to {entry.high:.2g} fits as well")
+        if at_zero and entry.low == 0.0 and params[name] > 0 and not groups.get(name):
+            doubts.append("not told from 0")
         result[name] = tuple(doubts) or ("ok",)
     return result
 

@@ -24,6 +24,7 @@ from bitlaw.laws.interval import Resamples
 from bitlaw.laws.objective import Objective, replicate_delta
 from bitlaw.laws.problem import Problem
 from bitlaw.laws.record import Fit, Profile, SchemeFit
+from bitlaw.laws.rows import checked_rows
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 from bitlaw.laws.table import Table
@@ -64,28 +65,12 @@ def fit(
         ValueError: unknown law, a level outside (0, 1), fewer than 20 resamples, delta <= 0,
             delta and objective together, or a table that is none of the law's.
     """
-    known = forms.find(law)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
-    if resamples < 20:
-        raise ValueError(f"resamples must be at least 20, got {resamples}")
-    if delta is not None and not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
-    if delta is not None and objective is not None:
-        raise ValueError(f"delta must be the objective's where one is given, got {delta} too")
+    check(runs, law, level, resamples, delta, objective, hold)
     if law != "effective":
-        table = (
-            Table.of({k: v.tolist() for k, v in vars(runs).items()})
-            if isinstance(runs, Runs)
-            else runs
-        )
         return estimate.fit_table(
-            table, known, objective, delta, level, resamples, seed, dict(hold or {})
-        )
-    if objective is not None or hold:
-        raise ValueError(
-            f"objective and hold must be of another law than effective, got {objective or hold}"
-        )
+            _as_table(runs), forms.find(law), objective, delta, level, resamples, seed,
+            dict(hold or {}),
+        )  # fmt: skip
     if isinstance(runs, Table):
         record = fit(runs.runs(), law, level, resamples, delta, seed)
         excluded = (*runs.excluded, *record.excluded)
@@ -117,6 +102,44 @@ def fit(
         rest = fit(runs[~flagged], law, level, resamples, delta, seed)
         record = replace(record, without_flagged=rest)
     return record
+
+
+def check(
+    runs: Runs | Table,
+    law: str = "effective",
+    level: float = 0.9,
+    resamples: int = 1000,
+    delta: float | None = None,
+    objective: Objective | None = None,
+    hold: Mapping[str, float] | None = None,
+) -> None:
+    """Raises the ValueErrors of `fit` for these arguments, without fitting anything."""
+    known = forms.find(law)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    if resamples < 20:
+        raise ValueError(f"resamples must be at least 20, got {resamples}")
+    if delta is not None and not delta > 0:
+        raise ValueError(f"delta must be positive, got {delta}")
+    if delta is not None and objective is not None:
+        raise ValueError(f"delta must be the objective's where one is given, got {delta} too")
+    if law != "effective":
+        if hold:
+            known.holding(hold)
+        checked_rows(_as_table(runs), known)
+        return
+    if objective is not None or hold:
+        raise ValueError(
+            f"objective and hold must be of another law than effective, got {objective or hold}"
+        )
+    if isinstance(runs, Table):
+        runs.runs()
+
+
+def _as_table(runs: Runs | Table) -> Table:
+    if isinstance(runs, Table):
+        return runs
+    return Table.of({name: column.tolist() for name, column in vars(runs).items()})
 
 
 def delta_from_replicates(runs: Runs) -> tuple[float, str]:

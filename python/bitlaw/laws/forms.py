@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitlaw.laws.capacity import capacity as multiplier
 from bitlaw.laws.law import (
     Exponent,
     Law,
@@ -275,9 +276,7 @@ def capacity(
 
     Source: arXiv:2506.01863.
     """
-    with np.errstate(divide="ignore"):
-        bits = -np.log(np.asarray(gmse, np.float64)) / np.log(4.0)
-    n = np.asarray(n_params, np.float64) * np.tanh(f * bits) ** k
+    n = np.asarray(n_params, np.float64) * multiplier(gmse, f=f, k=k)
     return chinchilla(n, d_tokens, a=a, alpha=alpha, b=b, beta=beta, e=e)
 
 

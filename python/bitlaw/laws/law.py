@@ -20,6 +20,10 @@ from typing import Annotated, get_type_hints
 import numpy as np
 
 
+class LawError(ValueError):
+    """A function that is no law of its table: without a finite loss, or not linear as it says."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Where a coefficient is searched for.
@@ -140,11 +144,15 @@ class Law:
         """The law with some coefficients held at these values: fewer are left to fit.
 
         Raises:
-            ValueError: it has no such coefficient, one per scheme cannot be held, or none is left.
+            ValueError: it has no such coefficient, one per scheme cannot be held, none is left, or
+                a value is not finite.
         """
         known = {c.name for c in self.coefficients if not c.range.per_scheme}
         if not set(values) <= known or len(values) == len(self.coefficients):
             raise ValueError(f"hold must be some of {sorted(known)}, got {sorted(values)}")
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"hold must give {name} a finite value, got {value}")
         left = tuple(
             replace(c, range=replace(c.range, scale=_with_values(c.range.scale, values)))
             for c in self.coefficients

@@ -22,7 +22,8 @@ class Rows:
     table: Table
     columns: dict[str, Array]
     absent: tuple[str, ...]  # optional columns that the table does not have
-    scheme: NDArray[np.str_]
+    scheme: NDArray[np.str_]  # all dense where the law has no multiplier per scheme
+    label: NDArray[np.str_]  # the table's schemes, whatever the law
     seed: Array
     loss: Array
 
@@ -48,6 +49,19 @@ class Rows:
         return self.columns[name]
 
     @property
+    def merged(self) -> tuple[str, ...]:
+        """The schemes that this law cannot tell apart, if there are any.
+
+        A law of the non-zero or average size means schemes to fall on one curve.
+        """
+        if "n_params" not in self.columns or len(set(self.scheme.tolist())) > 1:
+            return ()
+        names: dict[str, set[str]] = {}
+        for label, key in zip(self.label.tolist(), self.configuration.tolist(), strict=True):
+            names.setdefault(key, set()).add(label)
+        return tuple(sorted(set().union(*(x for x in names.values() if len(x) > 1))))
+
+    @property
     def configuration(self) -> NDArray:
         """A label per compression: the scheme and whatever is neither size nor budget."""
         others = [c for name, c in self.columns.items() if not name.startswith(("n_", "d_"))]
@@ -71,14 +85,16 @@ def checked_rows(table: Table, law: Law) -> Rows:
     }
     loss = table.checked("loss")
     seed = table.checked("seed") if "seed" in table.columns else np.zeros(len(table))
-    scheme = table.text("scheme") if law.has_schemes else np.full(len(table), "dense")
+    dense = np.full(len(table), "dense")
+    label = table.text("scheme") if "scheme" in table.columns or law.has_schemes else dense
+    scheme = label if law.has_schemes else dense
     _refuse_duplicates(table, [*columns.values(), seed, loss], scheme)
     doubts = _unidentified_schemes(scheme, columns) if law.has_schemes else {}
     lost = np.isin(scheme, list(doubts))
     for name, reason in doubts.items():
         table = table.without(table.text("scheme") == name, f"{name}: {reason}")
     columns = {name: column[~lost] for name, column in columns.items()}
-    return Rows(table, columns, absent, scheme[~lost], seed[~lost], loss[~lost])
+    return Rows(table, columns, absent, scheme[~lost], label[~lost], seed[~lost], loss[~lost])
 
 
 def _refuse_duplicates(table: Table, numbers: list[Array], scheme: NDArray[np.str_]) -> None:

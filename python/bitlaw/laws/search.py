@@ -17,6 +17,7 @@ from scipy.stats import qmc
 
 from bitlaw.laws import solve
 from bitlaw.laws.cores import in_pieces, steady
+from bitlaw.laws.law import LawError
 from bitlaw.laws.problem import Array, Problem
 
 SCREENED = 256  # points of the sequence, a power of two
@@ -62,7 +63,7 @@ def screened(problem: Problem, count: int) -> Array:
     value = np.concatenate([values(problem, part) for part in np.array_split(z, pieces)])
     finite = np.isfinite(value)
     if not finite.any():
-        raise ValueError(f"law {problem.law.name} must have a finite loss at some start, got none")
+        raise LawError(f"law {problem.law.name} must have a finite loss at some start, got none")
     return z[np.argsort(np.where(finite, value, np.inf))[: min(count, int(finite.sum()))]]
 
 
@@ -103,7 +104,7 @@ def projected(problem: Problem, z: Array) -> Array:
         together = problem.fitted(z[one : one + 1])[0]
         if not np.allclose(rest[one] + x[one].sum(axis=1), together, rtol=1e-6):
             names = [problem.names[k] for k in linear]
-            raise ValueError(f"law {problem.law.name} must be linear in {names}, got another loss")
+            raise LawError(f"law {problem.law.name} must be linear in {names}, got another loss")
     loss, target, delta = problem.loss, problem.target, problem.objective.huber_delta
     slope = {"log": 1 / loss, "log10": 1 / loss, "loss": np.ones_like(loss)}
     first = slope[problem.objective.residual] ** 2

@@ -124,6 +124,7 @@ def _routed_rows(table: Table) -> Table:
 
 _SPARSE = "arXiv:2309.08520"
 _SPARSE_FILES = f"{_SPARSE}; google-research/jaxpruner @ f133ee5"
+CONVERTED = "a_s, c_s and a_d converted from the units of its fit"
 _ROUTED = "arXiv:2202.01169; google-deepmind/scaling_laws_for_routing @ 42da0c3"
 
 TABLES = {
@@ -149,7 +150,8 @@ TABLES = {
                     1e6,
                     1e5 * 128 * 512,
                 ),
-                note="not the optimum of its own objective, and the better extrapolation",
+                note="not the optimum of its own objective, and the better extrapolation; "
+                + CONVERTED,
             ),
             Reference("measured", _SPARSE, {}, derived={T5_POINT: 1.48278}, note="not fitted"),
         ),
@@ -173,10 +175,12 @@ TABLES = {
                 sparse_params(
                     (1.30485, 0.82101, 2.07506, 0.39223, 0.27818, 0.88979, 4.51669), 1e6, 1e9
                 ),
+                note=CONVERTED,
             ),
         ),
         derived=_sparse_derived,
-        note="ViT on JFT-4B, 112 runs; N counts non-zero parameters of the blocks, D images",
+        note="ViT on JFT-4B, 112 runs; N counts non-zero parameters of the blocks, D images, "
+        "so that 6 N D is not its FLOPs",
     ),
     "routing": RunTable(
         file="routing/curves.csv.gz",

@@ -312,7 +312,8 @@ def _method(view: View) -> str:
     size = view.size if fit.table else "n_params"
     agree = sum(value <= fit.starts[0] * (1 + 1e-6) for value in fit.starts) if fit.starts else 0
     items = {
-        "N": COUNTS.get(size, size) + ". D: training tokens. L: validation loss, nats per token.",
+        "N": COUNTS.get(size, size) + ". D: training tokens, or what the table says. "
+        "L: validation loss, nats.",
         "Objective": f"{fit.minimised}; delta: {fit.delta_source}. At the optimum: "
         f"{number(fit.objective)}, R² {NOTHING if fit.r2 is None else f'{fit.r2:.4f}'}, "
         f"rms residual {rms(fit)}.",
@@ -327,7 +328,7 @@ def _method(view: View) -> str:
         "Runs": f"{len(fit.residuals)} fitted of {fit.rows}. Excluded: {excluded or 'none'}.",
         "Design": _design(view),
         "Table": fit.source or "given by the user",
-        "Published values": "as their sources print them; second-hand ones are marked.",
+        "Published values": "from the sources named; converted and second-hand ones are marked.",
     }
     return f"<h2>What was fitted, and how</h2>{pages.definitions(items)}"
 

@@ -149,6 +149,7 @@ def assumptions(made: Made) -> list[str]:
             else ", zeros included"
         )
         + f"; a generated token 2 FLOPs per {'non-zero ' if skipped else ''}weight",
+        f"D is taken for tokens{f'; runs of {fit.source}' if fit.source else ''}",
         "memory is bits per weight times all weights (a mask counts), no activations, no cache; "
         "quantization saves no FLOPs",
         f"taken for true out there too: the law (status of the fit: {'; '.join(fit.status)})",
