@@ -31,6 +31,7 @@ Low-bit and sparse training in JAX, and what each compression costs.
   bitlaw reproduce      train a grid of small models, fit the law, report every multiplier
   bitlaw report DIR     fit and report again, from DIR/runs.csv
   bitlaw train          train one model, print its row
+  bitlaw study NAME     a study beside the main one: qat
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -39,6 +40,8 @@ A scheme says what is compressed, and how:
   dense                             nothing: the baseline
   w=quest4/channel                  weights to 4 bits, one scale per output column
   "w=quest4/channel a=quest4/row"   activations too, one scale per token
+  "w=mxfp4 a=mxfp4 g=fp8"           microscaling formats, fp8 gradients too
+  w=my_module:my_quantizer          a JAX function of your own, x -> x_hat
   s=0.5                             half of the weights pruned during training
 
 Start with:
@@ -53,6 +56,7 @@ COMMANDS = {
     "reproduce": "bitlaw.commands.reproduce:Reproduce",
     "report": "bitlaw.commands.report:Report",
     "train": "bitlaw.commands.train:Train",
+    "study": "bitlaw.commands.study:Study",
 }
 
 

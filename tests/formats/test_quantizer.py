@@ -102,9 +102,13 @@ def test_gradient_is_the_named_estimator(text):
 
 def _scales(x, spec):
     """The step of every element, from the distances between levels that came out."""
-    one = lambda v: bitlaw.ops.quantize.group_statistic(
-        v, block=spec.structure.layout(x.shape)[1], statistic=spec.structure.statistic, pruned=False
-    )
+    one = lambda v: bitlaw.ops.statistic.group_statistic(
+        v,
+        block=spec.structure.layout(x.shape)[1],
+        statistic=spec.structure.statistic,
+        pruned=False,
+        hadamard=0,
+    )[0]
     shape, block = spec.structure.layout(x.shape)
     if spec.granularity == "tensor":
         return jnp.full(x.shape, jnp.sqrt(jnp.mean(x * x)) / spec.grid[3])

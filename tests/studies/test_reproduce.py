@@ -51,6 +51,30 @@ def test_cpu_is_the_two_hour_grid():
     assert sum(expected.values()) == 372
 
 
+def test_cpu_formats_is_dense_and_twelve_schemes_from_1_to_8_bits():
+    runs = PRESETS["cpu-formats"].runs()
+    schemes = list(dict.fromkeys(one.scheme for one in runs))
+    assert len(schemes) == 13 and schemes[0] == "dense"
+    parsed = [Scheme.parse(scheme) for scheme in schemes[1:]]
+    weights = sorted(scheme.w.bits for scheme in parsed if scheme.a is None)
+    both = sorted(scheme.w.bits for scheme in parsed if scheme.a and "quest" in str(scheme))
+    assert weights == pytest.approx([1, 1.585, 2, 3, 4, 8], abs=1e-3) and both == [2, 3, 4, 8]
+    assert schemes[-2:] == ["w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"]
+    assert len(runs) == 403
+
+
+def test_a_users_source_is_part_of_a_runs_identity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "a_reproduced_module.py"
+    source.write_text("def half(x):\n    return x / 2\n")
+    model = PRESETS["smoke"].runs()[0].model
+    one = point("w=a_reproduced_module:half", model, 2**16, 0)
+    before = one.id("data", "build")
+    source.write_text("def half(x):\n    return x / 4\n")
+    assert one.id("data", "build") != before
+    sys.modules.pop("a_reproduced_module")
+
+
 def test_smoke_has_what_a_fit_needs_and_little_more():
     runs = PRESETS["smoke"].runs()
     assert len({one.scheme for one in runs}) == 3

@@ -1,12 +1,25 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import bits, hadamard, learned, mask, pack, quantize, random, schedule, select
+from bitlaw.ops import (
+    bits,
+    codes,
+    hadamard,
+    learned,
+    mask,
+    pack,
+    quantize,
+    random,
+    schedule,
+    select,
+    statistic,
+)
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
     "OPS",
     "Op",
     "bits",
+    "codes",
     "hadamard",
     "isa",
     "learned",
@@ -16,5 +29,6 @@ __all__ = [
     "random",
     "schedule",
     "select",
+    "statistic",
     "threads",
 ]

@@ -47,6 +47,13 @@ CPU_SCHEMES = (
     *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 4, 8)),
     *(f"s={level}" for level in (0.25, 0.5, 0.75)),
 )
+FORMAT_SCHEMES = (
+    "dense",
+    *("w=quest1/channel", "w=ternary/channel"),
+    *(f"w=quest{bits}/channel" for bits in (2, 3, 4, 8)),
+    *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 3, 4, 8)),
+    *("w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"),
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,17 @@ PRESETS = {
         budgets=(2**20, 2**21, 2**22, 2**23),
         schemes=CPU_SCHEMES,
     ),
+    # 403 runs, about 2 hours on 2 cores: every width of weights and activations, and MX and NV.
+    "cpu-formats": Preset(
+        sizes=(
+            Size(16, 2, seeds=3, dense_seeds=3),
+            Size(24, 2, seeds=3, dense_seeds=3),
+            Size(32, 3),
+            Size(48, 4),
+        ),
+        budgets=(2**20, 2**21, 2**22, 2**23),
+        schemes=FORMAT_SCHEMES,
+    ),
 }
 
 
@@ -142,7 +160,7 @@ def program(job: run.Job) -> Hashable:
     """What decides the compiled program: the model, the structures of a scheme, not its grids."""
     first = job.runs[0]
     scheme = Scheme.parse(first.scheme)
-    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a))
+    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a, scheme.g))
     return first.model, structures, scheme.s is not None
 
 

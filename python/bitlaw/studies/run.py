@@ -72,8 +72,9 @@ class Run:
         )
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the corpus and the build."""
-        determining = json.dumps([dataclasses.asdict(self), data_sha256, build], sort_keys=True)
+        """16 hex digits of the sha256 over the run, the corpus, the build and a user's code."""
+        what = [dataclasses.asdict(self), data_sha256, build, *Scheme.parse(self.scheme).digests]
+        determining = json.dumps(what, sort_keys=True)
         return hashlib.sha256(determining.encode()).hexdigest()[:16]
 
 
@@ -220,5 +221,6 @@ def cost(job: Job) -> float:
     scheme = Scheme.parse(first.scheme)
     seconds = 0.8e-6 + 0.0625e-6 * first.model.depth * first.model.width
     seconds *= 1 + 0.05 * (scheme.w is not None) + 0.2 * (scheme.a is not None)
+    seconds *= 1 + 0.2 * (scheme.g is not None)
     tokens = trained_tokens(job.runs) + len(job.runs) * VALIDATION_BYTES / 3  # forward only
     return seconds * tokens + COMPILE_SECONDS

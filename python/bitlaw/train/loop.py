@@ -20,6 +20,7 @@ from bitlaw.formats import Scheme
 from bitlaw.models.count import n_params
 from bitlaw.models.layers import Structure, grids_of
 from bitlaw.models.lm import ModelConfig
+from bitlaw.sparsity import Cubic
 from bitlaw.train import optimizer, step
 from bitlaw.train.data import Corpus
 from bitlaw.train.state import State, copy
@@ -73,7 +74,7 @@ def train(
             f"and {recipe.model.context}"
         )
     schedule = optimizer.pruning(recipe.scheme.s.level, budgets[0]) if pruned else None
-    trunk: State | None = step.fresh_state(recipe.seed, recipe.model, schedule)
+    trunk: State | None = _fresh(recipe, corpus, schedule)
     trunk_step = 0
     for budget in budgets:
         branch_step = optimizer.cooldown_begin(budget, recipe.cooldown)
@@ -81,7 +82,20 @@ def train(
         trunk_step = branch_step
         branch = None if trunk is None else copy(trunk)
         branch = _advance(recipe, corpus, branch, branch_step, budget, budget, on_chunk)
-        yield _measured(recipe, corpus, branch, budget)
+        yield measured(recipe, corpus, branch, budget)
+
+
+def _fresh(recipe: Recipe, corpus: Corpus, schedule: Cubic | None) -> State:
+    """The state before the first step, with the states of quantizers that have any."""
+    state = step.fresh_state(recipe.seed, recipe.model, schedule)
+    structure = Structure.of(recipe.scheme)
+    if not structure.stateful:
+        return state
+    salt = n_params(recipe.model)
+    batches = corpus.train_batches(recipe.seed, recipe.batch, 0, 1, salt=salt)
+    grids = grids_of(recipe.scheme)
+    params = step.with_quantizers(state.params, batches, recipe.model, structure, grids)
+    return step.state_of(params, schedule)
 
 
 def _advance(
@@ -110,14 +124,50 @@ def _advance(
         batches = corpus.train_batches(
             recipe.seed, recipe.batch, first, last, salt=n_params(recipe.model)
         )
-        state, losses = step.train_chunk(state, batches, rates, recipe.model, structure, grids)
+        keys = step.step_keys(recipe.seed, first, last) if structure.stochastic else None
+        state, losses = step.train_chunk(
+            state, batches, rates, recipe.model, structure, grids, keys
+        )
         on_chunk(last - first, last, budget, float(losses[-1]))
         if not np.isfinite(losses).all():
             return None
     return state
 
 
-def _measured(recipe: Recipe, corpus: Corpus, state: State | None, budget: int) -> Branch:
+def finetune(
+    recipe: Recipe, corpus: Corpus, params: Any, begin: int, end: int, on_chunk: OnChunk
+) -> Branch:
+    """Trained parameters, trained on under a scheme towards their own dense probabilities.
+
+    Gemma 3's quantization-aware training (arXiv:2503.19786, section 2.3): a few per cent of the
+    steps, targets from the checkpoint before it was quantized. The data are those of steps
+    begin..end-1 of the run, so it sees what the run alone would see next.
+    """
+    structure, grids = Structure.of(recipe.scheme), grids_of(recipe.scheme)
+    salt, steps = n_params(recipe.model), end - begin
+    first = corpus.train_batches(recipe.seed, recipe.batch, begin, begin + 1, salt=salt)
+    start = step.with_quantizers(params, first, recipe.model, structure, grids)
+    state: State | None = copy(step.state_of(start))
+    for at in range(0, steps, step.CHUNK):
+        last = min(at + step.CHUNK, steps)
+        rates = optimizer.wsd(
+            at, last, steps=steps, peak=recipe.learning_rate, warmup=steps // 10, cooldown=0.9
+        )
+        batches = corpus.train_batches(
+            recipe.seed, recipe.batch, begin + at, begin + last, salt=salt
+        )
+        keys = step.step_keys(recipe.seed, begin + at, begin + last)
+        state, losses = step.train_chunk(
+            state, batches, rates, recipe.model, structure, grids, keys, teacher=params
+        )
+        on_chunk(last - at, begin + last, end, float(losses[-1]))
+        if not np.isfinite(losses).all():
+            state = None
+            break
+    return measured(recipe, corpus, state, end)
+
+
+def measured(recipe: Recipe, corpus: Corpus, state: State | None, budget: int) -> Branch:
     """The branch that ends in a state, with its validation loss."""
     if state is None:
         return Branch(budget, None, None)

@@ -6,6 +6,7 @@ import optax
 
 from bitlaw import sparsity
 from bitlaw.models.lm import is_compressed
+from bitlaw.models.sites import BRANCH
 
 WARMUP = 100  # steps; 50 doubled the spread over seeds at widths 16 and 24 (docs/log.md)
 COOLDOWN = 0.25  # of all steps
@@ -18,12 +19,17 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv:1711.05101) after clipping to a global norm; matrices decay, norms do not.
 
+    Nor do the states of quantizers.
+
     `update` takes the learning rate as the keyword `learning_rate`, so one compiled step serves
     every schedule and budget.
     """
 
     def is_matrix(params):
-        return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+        def of(path, leaf):
+            return leaf.ndim == 2 and getattr(path[0], "key", None) != BRANCH
+
+        return jax.tree_util.tree_map_with_path(of, params)
 
     def scale(updates, state, params=None, *, learning_rate, **others):
         del params, others
