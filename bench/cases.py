@@ -86,7 +86,7 @@ def _specs() -> Iterator[QuantSpec]:
 def _quantize_goals(spec: QuantSpec) -> dict[str, float]:
     goals = {"definition in place": 5.0 if spec.block else 1.0, "definition": 1.0}
     if spec.rule == "mse_search":
-        goals["in-place scale"] = 16.0
+        goals["in-place scale"] = 20.0
     elif spec.rounding == "stochastic":
         goals["in-place scale"] = 3.0
     elif spec.granularity == "tensor" or spec.hadamard or spec.scaling == "e4m3":

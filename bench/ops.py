@@ -131,7 +131,7 @@ def measure(case: Case, rounds: int = 9) -> dict:
         call()
     times = {name: [_once(call)] for name, call in calls.items()}
     # Slow ones take fewer rounds: what they are compared with is far away.
-    wanted = {name: 1 if t > 1 else 3 if t > 0.1 else 9 for name, (t,) in times.items()}
+    wanted = {name: 1 if t > 0.5 else 3 if t > 0.03 else 9 for name, (t,) in times.items()}
     for k in range(1, rounds):
         for name, call in calls.items():
             if k < wanted[name]:
