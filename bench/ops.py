@@ -196,21 +196,22 @@ def main() -> None:
     options = parser.parse_args()
     here = machine.describe()
     print(json.dumps(here))
-    for name, why in rivals.skipped().items():
+    wanted = lambda case: not options.names or any(name in case.name for name in options.names)
+    chosen = list(filter(wanted, cases(options.side)))
+    out = rivals.skipped() if any(case.spec for case in chosen) else {}
+    for name, why in out.items():
         print(f"rival {name} skipped: {why}")
     rows = []
-    for case in cases(options.side):
-        if options.names and not any(name in case.name for name in options.names):
-            continue
+    for case in chosen:
         check(case)
         rows.append(measure(case, options.rounds))
         print(line(rows[-1]), flush=True)
         if options.save:
-            with RESULTS.open("a") as out:
-                out.write(json.dumps({"machine": here, **rows[-1]}) + "\n")
+            with RESULTS.open("a") as file:
+                file.write(json.dumps({"machine": here, **rows[-1]}) + "\n")
     short = sum(bool(row["missed"]) for row in rows)
-    out = len(rivals.skipped())
-    print(f"{len(rows)} cases, {short} miss a goal; {out} of {len(rivals.MODULES)} rivals skipped")
+    counts = f"{len(out)} of {len(rivals.MODULES)} rivals skipped"
+    print(f"{len(rows)} cases, {short} miss a goal; {counts}")
 
 
 if __name__ == "__main__":

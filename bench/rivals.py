@@ -58,7 +58,8 @@ def skipped() -> dict[str, str]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+                for chatty in ("torch.utils._pytree", "torchao"):  # CUDA extensions not loaded
+                    logging.getLogger(chatty).setLevel(logging.CRITICAL)
                 importlib.import_module(module)
         except ModuleNotFoundError as error:
             found[name] = "not installed" if error.name == module else f"no module {error.name}"
