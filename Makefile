@@ -22,7 +22,7 @@ test: $(VENV)/.installed-test$(addprefix -,$(EXTRAS))
 test-all: $(VENV)/.installed-test$(addprefix -,$(EXTRAS))
 	$(BIN)/python -m pytest -m ''
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench$(addprefix -,$(EXTRAS))
 	$(BIN)/python -m bench.ops
 
 lint: $(VENV)/.installed-lint

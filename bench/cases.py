@@ -66,7 +66,7 @@ def _normal(*shape: int) -> np.ndarray:
 
 
 # Formats that others have too.
-RIVALLED = ("int2", "int4", "int8", "uint4", "e4m3", "nf4", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
+RIVALLED = ("int4", "int8", "uint4", "e4m3", "nf4", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
 # Besides every format per tensor, row and block.
 VARIANTS = (
     *("int4/row/stochastic", "int4/block32/stochastic", "mxfp4/stochastic", "int4/stochastic"),
