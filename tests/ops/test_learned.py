@@ -96,8 +96,10 @@ def test_the_range_is_that_of_the_forward_map():
     x.ravel()[:4] = 7.5 * np.float32(0.3), -7.5 * np.float32(0.3), np.nan, np.inf
     dx, _ = gradient(np.abs(g) + 1, x, scale, zero, grids)
     forward = OPS["fake_quantize_scaled"]
-    attributes = {"block": 256, "estimator": "clip_rounded", "pruned": False}
-    _, mask = forward(x, scale, grids[:, :4], **attributes)
+    attributes = {"kind": "uniform", "scaling": "f32", "rounding": "nearest", "hadamard": 0}
+    attributes |= {"block": 256, "estimator": "clip_rounded", "pruned": False}
+    noise = np.zeros((64, 0), np.uint32)
+    _, mask = forward(x, scale, zero, grids, noise, **attributes)
     np.testing.assert_array_equal(dx != 0, unpack_flags(mask, 256))
 
 
