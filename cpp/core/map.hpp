@@ -180,7 +180,8 @@ class Mapper {
         map_floats_ = flags ? leaf<MapGroups<float, kElement, true, true>, float>()
                             : leaf<MapGroups<float, kElement, true, false>, float>();
       else if (!columns)
-        map_floats_ = leaf<MapGroups<float, kElement, false, true>, float>();
+        map_floats_ = flags ? leaf<MapGroups<float, kElement, false, true>, float>()
+                            : leaf<MapGroups<float, kElement, false, false>, float>();
       else
         map_floats_ = nearest ? leaf<MapColumns<kElement, true>, float>()
                               : leaf<MapColumns<kElement, false>, float>();
