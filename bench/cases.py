@@ -273,9 +273,10 @@ def _code_cases() -> Iterator[Case]:
 def _host_cases() -> Iterator[Case]:
     def lengths():
         drawn = np.random.default_rng(0).lognormal(6, 1, 1_000_000)
-        return (drawn.clip(1, 2048).astype(np.int64),)
+        return drawn.clip(1, 2048).astype(np.int64)[:, None], np.array([2048])
 
-    yield Case("first_fit_decreasing", "1M lengths", lengths, {"capacity": 2048}, {}, {})
+    attributes = {"algorithm": "first_fit_decreasing", "max_segments": 0, "align": 1}
+    yield Case("fit_rows", "1M lengths, first fit decreasing", lengths, attributes, {}, {})
 
 
 def cases(side: int = 4096) -> Iterator[Case]:

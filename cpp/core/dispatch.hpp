@@ -2,10 +2,12 @@
 //
 // The assignments of an item, token x choice, are counted per chunk and expert; running sums over
 // the chunks, in the order of priority, give every chunk its first free places; the chunks are then
-// filled independently. Chunks depend on the shape alone, so nothing depends on the threads.
+// filled independently. Chunks depend on the shape alone, so nothing depends on the threads. By
+// gate, every expert's assignments of each choice are sorted besides.
 #pragma once
 #include <array>
 #include <bit>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <tuple>
@@ -37,33 +39,37 @@ inline uint32_t gate_key(float gate) {
   return ~(bits >> 31 ? ~bits : bits | 0x80000000u);
 }
 
-// Tokens by their largest gate, largest first, earlier first among equals; NaN anywhere goes last.
-inline std::vector<int32_t> by_gate(const float* gate, int64_t tokens, int64_t k) {
-  std::vector<std::pair<uint32_t, int32_t>> now(tokens), next(tokens);
-  std::array<std::array<int64_t, 257>, 4> begin{};  // a byte at a time
-  for (int64_t t = 0; t < tokens; ++t) {
-    uint32_t best = ~uint32_t{0}, worst = 0;
-    for (int64_t j = 0; j < k; ++j) {
-      const uint32_t key = gate_key(gate[t * k + j]);
-      best = std::min(best, key), worst = std::max(worst, key);
-    }
-    now[t] = {worst == ~uint32_t{0} ? worst : best, static_cast<int32_t>(t)};
-    for (int pass = 0; pass < 4; ++pass) ++begin[pass][(now[t].first >> 8 * pass & 255) + 1];
+// Of a token, by its largest gate; NaN anywhere is last.
+inline uint32_t token_key(const float* gate, int64_t k) {
+  uint32_t best = ~uint32_t{0}, worst = 0;
+  for (int64_t j = 0; j < k; ++j) {
+    const uint32_t key = gate_key(gate[j]);
+    best = std::min(best, key), worst = std::max(worst, key);
   }
-  for (int pass = 0; pass < 4; ++pass) {
-    if (std::ranges::max(begin[pass]) == tokens) continue;  // one byte for all
+  return worst == ~uint32_t{0} ? worst : best;
+}
+
+// Sorts distinct numbers whose low 32 bits already ascend, 11 bits at a time where that pays.
+inline void sort_high(std::vector<uint64_t>& now, std::vector<uint64_t>& next) {
+  if (now.size() < 512) return std::sort(now.begin(), now.end());
+  constexpr int kBits = 11, kPasses = 3;
+  constexpr uint64_t kDigit = (1 << kBits) - 1;
+  const auto digit = [](uint64_t x, int pass) { return x >> (32 + kBits * pass) & kDigit; };
+  std::array<std::array<uint32_t, kDigit + 2>, kPasses> begin{};
+  for (const uint64_t x : now)
+    for (int pass = 0; pass < kPasses; ++pass) ++begin[pass][digit(x, pass) + 1];
+  next.resize(now.size());
+  for (int pass = 0; pass < kPasses; ++pass) {
+    if (begin[pass][digit(now[0], pass) + 1] == now.size()) continue;  // one digit for all
     std::partial_sum(begin[pass].begin(), begin[pass].end(), begin[pass].begin());
-    for (const auto& token : now) next[begin[pass][token.first >> 8 * pass & 255]++] = token;
+    for (const uint64_t x : now) next[begin[pass][digit(x, pass)]++] = x;
     now.swap(next);
   }
-  std::vector<int32_t> order(tokens);
-  for (int64_t t = 0; t < tokens; ++t) order[t] = now[t].second;
-  return order;
 }
 
 // The counting sort behind both ops. Expert e of an item has `room` slots (all that it needs where
 // room is negative, packed one expert after the other); assignments come token by token or, with
-// `by_choice`, all first choices before any second; `order` may permute an item's tokens.
+// `by_choice`, all first choices before any second.
 class CountingSort {
  public:
   CountingSort(const Parallel& par, View<const int32_t, 3> expert, int64_t experts, int64_t room,
@@ -78,13 +84,12 @@ class CountingSort {
         chunk_(std::max<int64_t>(1, std::max(kSerial / 2, 16 * phases_ * experts) / k_)),
         chunks_((tokens_ + chunk_ - 1) / chunk_) {}
 
-  void run(const std::vector<std::vector<int32_t>>& order, View<int32_t, 3> slot,
-           View<int32_t, 2> source, View<int32_t, 2> count) {
+  void run(View<int32_t, 3> slot, View<int32_t, 2> source, View<int32_t, 2> count) {
     const int64_t items = expert_.shape[0], units = items * chunks_;
     places_.assign(units * phases_ * experts_, 0);
     par_(units, items_per_unit(), [&](int64_t begin, int64_t end) {
       for (int64_t u = begin; u < end; ++u)
-        each(u, order, [&](int64_t i, int32_t e, int32_t* place) {
+        each(u, [&](int64_t i, int32_t e, int32_t* place) {
           if (e < -1 || e >= experts_) refuse(e, i / k_);
           if (e >= 0) ++place[e];
         });
@@ -98,7 +103,7 @@ class CountingSort {
       for (int64_t u = begin; u < end; ++u) {
         const int64_t item = u / std::max<int64_t>(chunks_, 1);
         int32_t *slots = slot.item(item), *sources = source.item(item);
-        each(u, order, [&](int64_t i, int32_t e, int32_t* place) {
+        each(u, [&](int64_t i, int32_t e, int32_t* place) {
           const int32_t nth = e < 0 ? 0 : place[e]++;
           const bool fits = e >= 0 && (room_ < 0 || nth < (e + 1) * room_);
           slots[i] = fits ? nth : -1;
@@ -120,17 +125,14 @@ class CountingSort {
 
   // body(assignment, expert, the chunk's places of its phase) in the chunk's order.
   template <class Body>
-  void each(int64_t unit, const std::vector<std::vector<int32_t>>& order, const Body& body) {
+  void each(int64_t unit, const Body& body) {
     const int64_t item = unit / chunks_, first = unit % chunks_ * chunk_;
     const int64_t last = std::min(tokens_, first + chunk_);
     const int32_t* expert = expert_.item(item);
-    const int32_t* permuted = order.empty() ? nullptr : order[item].data();
     int32_t* places = &places_[unit * phases_ * experts_];
-    for (int64_t r = first; r < last; ++r) {
-      const int64_t t = permuted ? permuted[r] : r;
+    for (int64_t t = first; t < last; ++t)
       for (int64_t j = 0; j < k_; ++j)
         body(t * k_ + j, expert[t * k_ + j], places + (phases_ > 1 ? j * experts_ : 0));
-    }
   }
 
   // Counts of an item's chunks into first places; the slots that stay empty are -1.
@@ -159,6 +161,52 @@ class CountingSort {
   std::vector<int32_t> places_;  // [items, chunks, phases, experts]
 };
 
+// The plan by gate: assignments sorted by expert and choice, then each such run by its tokens' keys
+// while it lies in a cache.
+inline void plan_by_gate(const Parallel& par, View<const int32_t, 3> expert,
+                         View<const float, 3> gate, View<int32_t, 3> slot, View<int32_t, 2> source,
+                         View<int32_t, 2> count, const DispatchAttrs& a) {
+  const int64_t items = expert.shape[0], tokens = expert.shape[1], k = expert.shape[2];
+  const auto keys = std::make_unique_for_overwrite<uint32_t[]>(items * tokens);
+  par(items * tokens, items_per_chunk(k), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) keys[t] = token_key(gate.data + t * k, k);
+  });
+  const auto all = std::make_unique_for_overwrite<int32_t[]>(items * tokens * k);
+  const View<int32_t, 2> sorted{all.get(), {items, tokens * k}};
+  CountingSort(par, expert, a.experts, -1, true).run(slot, sorted, count);
+  const int64_t size = 4 * tokens * k / a.experts + a.capacity;
+  par(items * a.experts, items_per_chunk(size), [&](int64_t from, int64_t to) {
+    std::vector<uint64_t> run, spare;
+    for (int64_t u = from; u < to; ++u) {
+      const int64_t item = u / a.experts, e = u % a.experts;
+      const int32_t *counts = count.item(item), *of = sorted.item(item);
+      const uint32_t* key = &keys[item * tokens];
+      int32_t *slots = slot.item(item), *sources = source.item(item) + e * a.capacity;
+      const int64_t first = std::accumulate(counts, counts + e, int64_t{0});
+      const auto narrow = static_cast<uint32_t>(k);  // divides several times faster
+      int64_t nth = 0;
+      for (const int32_t *at = of + first, *last = at + counts[e]; at < last;) {
+        const uint32_t j = *at % narrow;
+        const int32_t* end =
+            std::partition_point(at, last, [&](int32_t i) { return i % narrow <= j; });
+        run.resize(end - at);
+        for (uint64_t& one : run) {
+          const auto i = static_cast<uint32_t>(*at++);
+          one = uint64_t{key[i / narrow]} << 32 | i;
+        }
+        sort_high(run, spare);
+        for (const uint64_t one : run) {
+          const auto i = static_cast<uint32_t>(one);
+          slots[i] = nth < a.capacity ? static_cast<int32_t>(e * a.capacity + nth) : -1;
+          if (nth < a.capacity) sources[nth] = static_cast<int32_t>(i);
+          ++nth;
+        }
+      }
+      if (nth < a.capacity) std::fill(sources + nth, sources + a.capacity, -1);
+    }
+  });
+}
+
 // slot[item, t, j] is the place of token t's choice j among experts x capacity slots, or -1;
 // source[item, slot] is t k + j, or -1; count[item, e] is what expert e was assigned.
 inline void dispatch_plan(const Parallel& par, View<const int32_t, 3> expert,
@@ -167,15 +215,8 @@ inline void dispatch_plan(const Parallel& par, View<const int32_t, 3> expert,
   const int64_t items = expert.shape[0], tokens = expert.shape[1], k = expert.shape[2];
   require(a.experts >= 1 && a.capacity >= 1 && k >= 1, "experts, capacity and k must be positive");
   require(a.experts * a.capacity + tokens * k < (int64_t{1} << 31), "slots must be below 2^31");
-  std::vector<std::vector<int32_t>> order;
-  if (a.priority == "gate") {
-    order.resize(items);
-    par(items, items_per_chunk(8 * tokens), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) order[i] = by_gate(gate.item(i), tokens, k);
-    });
-  }
-  CountingSort sort(par, expert, a.experts, a.capacity, a.priority != "token");
-  sort.run(order, slot, source, count);
+  if (a.priority == "gate") return plan_by_gate(par, expert, gate, slot, source, count, a);
+  CountingSort(par, expert, a.experts, a.capacity, a.priority == "choice").run(slot, source, count);
 }
 
 // The same without a capacity: the assignments sorted by expert, stably; expert -1 has no slot.
@@ -183,7 +224,7 @@ inline void dispatch_sort(const Parallel& par, View<const int32_t, 3> expert, Vi
                           View<int32_t, 2> source, View<int32_t, 2> count, SortAttrs a) {
   require(a.experts >= 1 && expert.shape[2] >= 1, "experts and k must be positive");
   require(expert.item_size() < (int64_t{1} << 31), "assignments must be below 2^31");
-  CountingSort(par, expert, a.experts, -1, false).run({}, slot, source, count);
+  CountingSort(par, expert, a.experts, -1, false).run(slot, source, count);
 }
 
 }  // namespace bitlaw

@@ -103,6 +103,34 @@ def test_overflow_is_counted(overflow):
     }[overflow]  # fmt: skip
 
 
+def test_pieces_of_long_documents_resume_exactly():
+    lengths = np.random.default_rng(0).integers(1, 50, 80)
+    make = lambda: packing.Stream(16, 4, overflow="split")
+    whole = list(make().pack(documents(lengths), chunk=9))
+    first = make().pack(documents(lengths), chunk=9)
+    rows = list(itertools.islice(first, 40))
+    state = json.loads(json.dumps(first.state_dict()))
+    second = make().pack(documents(lengths)[state["sequences"] :], chunk=9)
+    second.load_state_dict(state)
+    same(whole[len(rows) :], list(second))
+    tokens = np.sort(np.concatenate([row["tokens"] for row in whole]))
+    np.testing.assert_array_equal(tokens[tokens > 0], np.arange(lengths.sum()) + 1)
+
+
+def test_rows_of_several_fills_are_those_of_one(monkeypatch):
+    lengths = np.random.default_rng(0).integers(1, 20, 300)
+    whole = list(packing.Stream(32, 4).pack(documents(lengths)))
+    monkeypatch.setattr(packing.stream, "_TOGETHER", 96)
+    same(whole, list(packing.Stream(32, 4).pack(documents(lengths))))
+
+
+def test_a_stream_with_open_rows_packs_nothing():
+    stream = packing.Stream(8, 2)
+    stream.push([3])
+    with pytest.raises(ValueError, match="stream must have no open rows, got 1 open pieces"):
+        stream.pack(documents([2]))
+
+
 def test_mappings_and_boundaries():
     rows = packing.Stream(8, 2, max_segments=3).pack([{"tokens": d} for d in documents([3, 4])])
     (row,) = rows
@@ -142,6 +170,8 @@ def test_bad_arguments_are_refused_by_name():
         packing.Stream(8, 8).load_state_dict(packing.Stream(8, 4).state_dict())
     with pytest.raises(ValueError, match="arrays of tokens, got a scalar"):
         list(packing.Stream(8).pack([3]))
+    with pytest.raises(ValueError, match=r"sequences must all be int32, got .*'float32'"):
+        list(packing.Stream(8).pack([np.ones(2, np.int32), np.ones(2, np.float32)]))
     packed = packing.Stream(8, 1).pack(documents([5, 5, 5]))
     next(packed)
     other = packing.Stream(8, 1).pack([])

@@ -134,12 +134,12 @@ def _wrap(lengths, capacity, max_segments, align):
 
 
 def _fill_out(tokens, loss, source, length, row, start, *, rows, capacity, max_segments):
-    if tokens.ndim != 2 or str(tokens.dtype) != "uint8":
+    if tokens.ndim != 2 or tokens.dtype != np.uint8:
         raise ValueError(f"tokens must be u8[n, width], got {tokens.dtype}{list(tokens.shape)}")
-    if loss.ndim != 1 or str(loss.dtype) != "uint8" or len(loss) not in (0, len(tokens)):
+    if loss.ndim != 1 or loss.dtype != np.uint8 or len(loss) not in (0, len(tokens)):
         raise ValueError(f"loss must be u8[0] or u8[{len(tokens)}], got {loss.dtype}{loss.shape}")
     for name, of in [("source", source), ("length", length), ("row", row), ("start", start)]:
-        if of.shape != source.shape or of.ndim != 1 or str(of.dtype) != "int64":
+        if of.shape != source.shape or of.ndim != 1 or of.dtype != np.int64:
             raise ValueError(f"{name} must be i64{list(source.shape)}, got {of.dtype}{of.shape}")
     for name, value in [("rows", rows), ("capacity", capacity), ("max_segments", max_segments)]:
         if not 0 <= value < 2**31 - 1:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitlaw.ops.stream import fit_stream, no_rows
-from bitlaw.packing.plan import Plan, pieces_of
+from bitlaw.packing.plan import Plan, Portion, pieces_of
 from bitlaw.packing.rows import materialize
 
 
@@ -66,7 +66,9 @@ class Stream:
             ValueError: a length below 1, or above the capacity under overflow="error"; nothing is
                 placed then.
         """
-        whole = pieces_of(lengths, self.capacity, self.overflow)
+        return self._place(pieces_of(lengths, self.capacity, self.overflow))
+
+    def _place(self, whole: Portion) -> Plan:
         row, start, closed, self._state = fit_stream(
             whole.length,
             self._state,
@@ -142,19 +144,8 @@ class Stream:
         self._state = np.array(state["state"], np.int64)
         self._open = np.array(state["open"], np.int64).reshape(5, -1)
 
-    def keep(self, tokens: np.ndarray) -> np.ndarray:
-        """The tokens of the open pieces, end to end, out of all pushed; from now on, all there are.
 
-        `source` counts in them from here.
-        """
-        _, source, length, *_ = self._open
-        kept = [tokens[s : s + n] for s, n in zip(source.tolist(), length.tolist(), strict=True)]
-        self._open = self._open.copy()
-        self._open[1] = np.cumsum(length) - length
-        self._tokens = int(length.sum())
-        return np.concatenate([tokens[:0], *kept])
-
-
+_TOGETHER = 1 << 16  # tokens of the rows that are filled at a time
 _SETTINGS = ("capacity", "max_segments", "align", "overflow")
 _COUNTS = ("sequences", "dropped", "truncated", "split", "_tokens", "_rows")
 
@@ -169,9 +160,14 @@ class PackedIterator(Iterator):
     def __init__(self, stream: Stream, sequences: Iterable, *, name: str, chunk: int):
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, got {chunk}")
+        if stream._open.size:
+            raise ValueError(
+                f"stream must have no open rows, got {stream._open.shape[1]} open pieces"
+            )
         self._stream, self._sequences, self._name = stream, iter(sequences), name
         self._chunk = chunk
-        self._buffer = np.zeros(0, np.int32)  # tokens of the open pieces
+        self._none: np.ndarray | None = None  # no tokens, of the dtype and inner shape of all
+        self._held: dict[int, np.ndarray] = {}  # source -> tokens, of the open pieces
         self._ready: Iterator[dict] = iter(())
         self._mark()
 
@@ -180,11 +176,11 @@ class PackedIterator(Iterator):
         return self._stream
 
     def __next__(self) -> dict[str, np.ndarray]:
-        row = next(self._ready, None)
+        stream, row = self._stream, next(self._ready, None)
         while row is None:
             self._mark()
             chunk = list(itertools.islice(self._sequences, self._chunk))
-            self._ready = iter(self._rows(chunk) if chunk else self._last())
+            self._ready = self._rows(chunk) if chunk else self._filled(stream.flush())
             row = next(self._ready, None)
             if row is None and not chunk:
                 raise StopIteration
@@ -198,7 +194,8 @@ class PackedIterator(Iterator):
         begin with the next one. A source with get_state and set_state, as grain's iterators have,
         is taken along as "source".
         """
-        stream, buffer, source = self._marked
+        stream, held, source = self._marked
+        buffer = self._joined(held.values())
         return {
             "source": source,
             "sequences": stream.sequences,
@@ -215,7 +212,11 @@ class PackedIterator(Iterator):
         if state["source"] is not None:
             self._sequences.set_state(state["source"])
         flat = np.frombuffer(base64.b64decode(state["tokens"]), np.dtype(state["dtype"]))
-        self._buffer, self._ready = flat.reshape(state["shape"]), iter(())
+        buffer = flat.reshape(state["shape"])
+        _, sources, lengths, *_ = self._stream._open
+        pieces = np.split(buffer, np.cumsum(lengths)[:-1])
+        self._none, self._ready = buffer[:0] if lengths.size else None, iter(())
+        self._held = dict(zip(sources.tolist(), pieces, strict=False))
         self._mark()
         for _ in range(state["emitted"]):
             if next(self, None) is None:
@@ -226,28 +227,57 @@ class PackedIterator(Iterator):
     def _mark(self) -> None:
         source = self._sequences.get_state() if hasattr(self._sequences, "get_state") else None
         # No array of a stream is ever written to, so a shallow copy is a snapshot.
-        self._marked, self._emitted = (copy.copy(self._stream), self._buffer, source), 0
+        self._marked, self._emitted = (copy.copy(self._stream), self._held.copy(), source), 0
 
-    def _rows(self, chunk: list) -> list[dict[str, np.ndarray]]:
+    def _rows(self, chunk: list) -> Iterator[dict[str, np.ndarray]]:
+        stream = self._stream
         if isinstance(chunk[0], Mapping):
             chunk = [c[self._name] for c in chunk]
         arrays = [np.asarray(c) for c in chunk]
         if not all(a.ndim for a in arrays):
             raise ValueError("sequences must be arrays of tokens, got a scalar")
-        parts = [self._buffer, *arrays] if self._buffer.size else arrays
-        tokens = np.concatenate(parts)
-        plan = self._stream.push([len(a) for a in arrays])
-        rows = self._filled(plan, tokens)
-        self._buffer = self._stream.keep(tokens)
-        return rows
+        if self._none is None:
+            self._none = arrays[0][:0].copy()
+        lengths = np.array([len(a) for a in arrays])
+        whole, before = pieces_of(lengths, stream.capacity, stream.overflow), stream._tokens
+        plan = stream._place(whole)
+        if whole.split or whole.dropped or whole.truncated:
+            at = whole.source - (np.cumsum(lengths) - lengths)[whole.sequence]
+            cut = zip(whole.sequence.tolist(), at.tolist(), whole.length.tolist(), strict=True)
+            arrays = [arrays[i][a : a + n] for i, a, n in cut]
+        self._held.update(zip((whole.source + before).tolist(), arrays, strict=True))
+        return self._filled(plan)
 
-    def _last(self) -> list[dict[str, np.ndarray]]:
-        rows = self._filled(self._stream.flush(), self._buffer)
-        self._buffer = self._stream.keep(self._buffer)
-        return rows
+    def _filled(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
+        """The rows, a few at a time: what is written of them should stay in a cache."""
+        order = np.argsort(plan.row, kind="stable")
+        source, length = plan.source[order], plan.length[order]
+        row, start = plan.row[order], plan.start[order]
+        step = max(1, _TOGETHER // plan.capacity)
+        firsts = range(0, plan.rows, step)
+        ends = np.searchsorted(row, [*firsts, plan.rows]).tolist()
+        parts = [self._held.pop(s) for s in source.tolist()]
+        for first, begin, end in zip(firsts, ends[:-1], ends[1:], strict=True):
+            here, tokens = slice(begin, end), self._joined(parts[begin:end])
+            some = dataclasses.replace(
+                plan,
+                rows=min(step, plan.rows - first),
+                source=np.cumsum(length[here]) - length[here],
+                length=length[here],
+                row=row[here] - first,
+                start=start[here],
+                tokens=len(tokens),
+            )
+            rows = materialize(some, tokens, name=self._name)
+            if plan.max_segments is None:
+                rows = {key: a for key, a in rows.items() if "cu_seqlens" not in key}
+            for each in zip(*rows.values(), strict=True):
+                yield dict(zip(rows, each, strict=True))
 
-    def _filled(self, plan: Plan, tokens: np.ndarray) -> list[dict[str, np.ndarray]]:
-        rows = materialize(dataclasses.replace(plan, tokens=len(tokens)), tokens, name=self._name)
-        if plan.max_segments is None:
-            rows = {key: a for key, a in rows.items() if "cu_seqlens" not in key}
-        return [dict(zip(rows, each, strict=True)) for each in zip(*rows.values(), strict=True)]
+    def _joined(self, parts: Iterable[np.ndarray]) -> np.ndarray:
+        none = np.zeros(0, np.int32) if self._none is None else self._none
+        try:
+            return np.concatenate([none, *parts], dtype=none.dtype, casting="safe")
+        except TypeError:
+            kinds = sorted({str(part.dtype) for part in parts})
+            raise ValueError(f"sequences must all be {none.dtype}, got {kinds}") from None
