@@ -126,7 +126,8 @@ def pruned(
     def refreshed(masks, counts, params, gradients, key):
         # What is pruned competes as zero: its update of this step would revive it.
         scored = scores_of(score, masks, params, gradients, key)
-        scored = over_masks(lambda m, s: m.apply(s), masks, scored)
+        competing = lambda m, s: jnp.where(m.to_bool(), s, jnp.zeros_like(s))
+        scored = over_masks(competing, masks, scored)
         return selection.masks(scored, counts)
 
     def init(params):
