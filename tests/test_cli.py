@@ -78,7 +78,7 @@ def test_version_is_the_installed_one(capsys):
         (["train", "--scheme", "w=nope"], ["scheme: ", "'w=nope'"]),
         (["train", "--seed", "-1"], ["seed must be in 0..2^32-1, got -1"]),
         (["train", "--experts", "8/soft"], ["experts must be a number and a router", "'8/soft'"]),
-        (["study", "cooking"], ["name must be one of experts, packing, got 'cooking'"]),
+        (["study", "cooking"], ["name must be one of experts, packing, qat, got 'cooking'"]),
         (["study", "packing", "--jobs", "-1"], ["jobs must be at least 0, got -1"]),
     ],
 )

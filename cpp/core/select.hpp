@@ -24,6 +24,7 @@ BITLAW_LEAF int32_t selection_key(float x) {
   return m > kInfinityBits ? 0 : m + 1;
 }
 
+inline constexpr int32_t kZeroKey = 1;
 inline constexpr int32_t kKeys = kInfinityBits + 2;  // keys are 0 to kInfinityBits + 1
 inline constexpr int kBinBits = 12;                  // tables that stay in the first-level cache
 inline constexpr int64_t kBins = int64_t{1} << kBinBits;
@@ -65,13 +66,16 @@ struct CountRange {
     for (int64_t i = 0; i < n; i += kGroup) {
       const int64_t m = n - i < kGroup ? n - i : kGroup;
       uint64_t bits[kGroup / 64] = {};
-      int32_t over = 0;
+      int32_t over = 0, zeros = 0;
       for (int64_t j = 0; j < m; ++j) {
         const int32_t key = scaled_key(x[i + j], scale);
         over += key > last;
-        inside[j] = (key >= range.lo) & (key <= last);
+        zeros += key == kZeroKey;
+        inside[j] = (key >= range.lo) & (key <= last) & (key != kZeroKey);
       }
       *above += over;
+      // Pruned weights are many, and all in one bin.
+      if (zeros && range.lo <= kZeroKey && kZeroKey <= last) bins[range.bin(kZeroKey)] += zeros;
       pack_flags(inside, reinterpret_cast<uint8_t*>(bits), m);
       // Few are inside a narrow range: visit the set bits.
       for (int64_t w = 0; w < kGroup / 64; ++w)
@@ -183,7 +187,13 @@ Range sampled_range(const T* x, int64_t n, int64_t keep) {
     std::nth_element(keys.begin(), keys.begin() + r, keys.end(), std::greater<>());
     return keys[r];
   };
-  const int32_t lo = key_at(rank + margin, 0), hi = key_at(rank - margin, kKeys - 1);
+  const int32_t hi = key_at(rank - margin, kKeys - 1);
+  int32_t lo = key_at(rank + margin, 0);
+  // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
+  if (lo == kZeroKey && key_at(rank, 0) > kZeroKey) {
+    for (const int32_t key : keys) lo = key > kZeroKey && (lo == kZeroKey || key < lo) ? key : lo;
+    lo = std::max(kZeroKey + 1, lo - (1 << 22));
+  }
   const auto width = static_cast<int>(std::bit_width(static_cast<uint32_t>(hi - lo)));
   return {lo, std::max(0, width - kBinBits)};
 }

@@ -18,7 +18,7 @@ struct TransposableAttrs {
   }
 };
 
-inline constexpr int64_t kMaxTile = 32;
+inline constexpr int64_t kMaxTile = 64;
 
 // The 4 by 4 patterns with n ones per row and column (90 for n = 2), earliest elements first.
 struct TilePatterns {
@@ -120,7 +120,7 @@ template <class T>
 void transposable_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask,
                        TransposableAttrs a) {
   const int64_t rows = x.shape[1], cols = x.shape[2], m = a.m;
-  require(m >= 1 && m <= kMaxTile, "m must be in [1, 32], got " + std::to_string(m));
+  require(m >= 1 && m <= kMaxTile, "m must be in [1, 64], got " + std::to_string(m));
   require(a.n >= 1 && a.n <= m, "n must be in [1, m], got " + std::to_string(a.n));
   require(rows % m == 0 && cols % m == 0, "m must divide both axes of x");
   if (x.size() == 0) return;

@@ -15,6 +15,7 @@ def specs(draw):
         fields["m"] = draw(st.integers(1, 64))
         fields["n"] = draw(st.integers(1, fields["m"]))
         fields["transposable"] = draw(st.booleans())
+        fields["scope"] = draw(st.sampled_from(["layer", "global"]))
     else:
         fields["level"] = draw(st.floats(1e-9, 1, exclude_max=True))
         fields["block"] = draw(st.sampled_from([(0, 0), (4, 4), (1, 128)]))
@@ -35,6 +36,7 @@ def test_parse_inverts_str(spec):
     [
         ("s=0.75/global", "s=0.75/global"),
         ("s=2:4", "s=2:4"),
+        ("s=2:4/global", "s=2:4/global"),
         ("s=1:4/transposable", "s=1:4/transposable"),
         ("s=0.9/rigl", "s=0.9/rigl"),
         ("s=0.5/block4x4", "s=0.5/block4x4"),
@@ -61,7 +63,8 @@ def test_the_level_of_n_m_is_the_share_pruned():
         ("s=1.0", "sparsity must be in [0, 1), got 1"),
         ("s=nan", "sparsity must be in [0, 1), got nan"),
         ("s=0.5/transposable", "transposable is for n:m alone, got 0.5/transposable"),
-        ("s=2:4/global", "global is not for n:m or blocks"),
+        ("s=0.5/global/block4x4", "global is not for blocks"),
+        ("s=2:4/global/s_ste", "s_ste is for n:m"),
         ("s=2:4/block4x4", "block is not for n:m"),
         ("s=2:4/rigl", "rigl and set keep unstructured counts per layer"),
         ("s=0.5/s_ste", "s_ste is for n:m"),

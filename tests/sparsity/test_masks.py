@@ -37,6 +37,21 @@ def test_equals_a_stable_argsort():
     np.testing.assert_array_equal(bitlaw.top_k_mask(x, 12_345).to_bool(), want)
 
 
+@pytest.mark.parametrize("zeros", [0.3, 0.5, 0.999])
+def test_equals_a_stable_argsort_of_weights_that_are_pruned_already(zeros):
+    """Counts just below, at and above that of the non-zeros: their zeros are counted apart."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=50_000).astype(np.float32)
+    x[np.abs(x) < np.quantile(np.abs(x), zeros)] = 0
+    x[:20] = np.nan
+    order = np.argsort(-np.nan_to_num(np.abs(x), nan=-1), kind="stable")
+    nonzero = np.count_nonzero(np.nan_to_num(x))
+    for keep in (nonzero // 2, nonzero - 1, nonzero, nonzero + 1, nonzero + 100, 49_990):
+        want = np.zeros(x.size, bool)
+        want[order[:keep]] = True
+        np.testing.assert_array_equal(bitlaw.top_k_mask(x, keep).to_bool(), want)
+
+
 def test_nan_is_pruned_first_and_infinity_last():
     x = np.array([1.0, np.nan, -np.inf, 0.0, np.inf], np.float32)
     assert bitlaw.top_k_mask(x, 2).to_bool().tolist() == [False, False, True, False, True]

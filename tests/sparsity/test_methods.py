@@ -229,6 +229,25 @@ def test_saliency_keeps_what_the_loss_would_miss():
     assert optax.apply_updates(p, updates)["w"].tolist() == [[1, 2], [0, 0]]
 
 
+def test_gradual_n_m_keeps_the_top_n_and_prunes_the_rest_of_all_leaves_together():
+    """By a sort of what is not among the top 2 of 4, over both leaves (arXiv:2309.08520)."""
+    tx = sparsity.pruned(
+        optax.sgd(0.0), Listed((1, 2), (0.3, 0.5)), pattern=NM(2, 4), scope="global"
+    )
+    p = params()
+    w = {"a": np.asarray(p["a"]), "b": np.asarray(p["b"]["w"])}
+    always = {k: np.asarray(sparsity.nm_mask(x, 2, 4).to_bool()) for k, x in w.items()}
+    others = np.concatenate([np.abs(w[k][~always[k]]) for k in w])
+    state, step = tx.init(p), stepper(tx)
+    for k, kept in ((1, round(1024 * 0.7)), (2, 512)):
+        p, state = step(p, state, k)
+        threshold = np.sort(others)[::-1][kept - 512 - 1] if kept > 512 else np.inf
+        for got, name in ((p["a"], "a"), (p["b"]["w"], "b")):
+            want = always[name] | (np.abs(w[name]) >= threshold)
+            np.testing.assert_array_equal(np.asarray(got) != 0, want)
+        assert sum(nonzero(p)) == kept
+
+
 def test_erk_and_custom_levels_end_exactly_leaf_by_leaf():
     for distribution in ("erk", {"['a']": 0.5}):
         tx = sparsity.pruned(optax.sgd(0.1), Cubic(0.75, 0, 2), distribution=distribution)
@@ -250,8 +269,16 @@ def test_erk_and_custom_levels_end_exactly_leaf_by_leaf():
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), grads="no"), "grads must be one of"),
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), scores="no"), "scores must be one of"),
         (
-            lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), scope="global", pattern=NM(2, 4)),
-            "scope global must be unstructured and uniform, got 2:4",
+            lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), scope="global", pattern=Block(4, 4)),
+            "scope global must be unstructured or n:m, and uniform, got block4x4",
+        ),
+        (
+            lambda tx: sparsity.ste(tx, OneShot(0.5, 1), scope="global", distribution="erk"),
+            "scope global must be unstructured or n:m, and uniform, got unstructured and erk",
+        ),
+        (
+            lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), normalize="rms"),
+            "normalize must be None but for scope global, unstructured, got 'rms'",
         ),
         (
             lambda tx: sparsity.sr_ste(tx, OneShot(0.5, 0), decay=-1),

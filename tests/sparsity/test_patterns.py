@@ -123,6 +123,7 @@ def test_counts_of_patterns_are_whole_groups():
         (lambda x: Channel(0), "axis must be -1 or -2, got 0"),
         (lambda x: transposable_mask(x, 2, 4), "m must divide axis 2 of x, got 4 and (1, 8, 6)"),
         (lambda x: transposable_mask(x, 2, 33), "m must divide axis 0 of x, got 33 and (8, 6)"),
+        (lambda x: transposable_mask(x[:0, :0], 2, 65), "m must be in [1, 64], got 65"),
         (lambda x: transposable_mask(x, 3, 2), "n must be in [1, m]"),
         (
             lambda x: NM(2, 4).keep_counts(Cubic(0.4, 0, 1), x.shape, 0.4),

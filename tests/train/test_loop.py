@@ -121,7 +121,9 @@ def test_the_seed_alone_decides_the_first_parameters():
         ("s=0.75/acdc", 0.25),
         ("s=0.75/static", 0.25),
         ("s=0.75/ste", 0.25),
+        ("s=2:4/sr_ste", 0.5),
         ("s=2:4/s_ste", 0.5),
+        ("s=2:4/global", 0.5),
     ],
 )
 def test_pruned_runs_end_at_their_exact_sparsity_matrix_by_matrix(scheme, share, corpus):
@@ -141,7 +143,7 @@ def test_a_wide_decoder_keeps_exactly_a_quarter_of_every_matrix(corpus):
             assert np.count_nonzero(block[name]) == rows * cols // 4
 
 
-@pytest.mark.parametrize("scheme", ["s=0.75/rigl", "s=0.75/global"])
+@pytest.mark.parametrize("scheme", ["s=0.75/rigl", "s=0.75/set", "s=0.75/global"])
 def test_regrowing_and_global_runs_end_at_their_exact_count(scheme, corpus):
     """Weights grown last may still be zero; global counts hold for all matrices together."""
     (branch,) = trained(recipe(scheme), corpus, [60])

@@ -1,13 +1,17 @@
 """`bitlaw formats`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from bitlaw.commands.door import UsageError
 
 
 @dataclass
 class Formats:
     """Print the table of number formats.
 
-    bitlaw formats
+      bitlaw formats
+      bitlaw formats --like mx
 
     Columns: levels; bits per weight with its scales (those of a tensor, channel or row are next
     to nothing and left out); the largest and the smallest level above zero, in units of the
@@ -15,18 +19,26 @@ class Formats:
     the best scale for it.
     """
 
+    like: str = ""
+    """Only formats with this in their name."""
+
     def run(self) -> int:
-        print(table())
+        from bitlaw.formats import FORMATS
+
+        names = [name for name in FORMATS if self.like in name]
+        if not names:
+            raise UsageError(f"like must be in the name of a format, got {self.like!r}")
+        print(table(names))
         return 0
 
 
-def table() -> str:
-    """The table of formats as text."""
+def table(names: Sequence[str]) -> str:
+    """The table of these formats as text."""
     from bitlaw.formats import FORMATS
 
     head = ("format", "levels", "bits", "max", "smallest", "block", "scale", "GMSE")
     rows = [head]
-    for fmt in FORMATS.values():
+    for fmt in map(FORMATS.__getitem__, names):
         shared = f"{fmt.block} in a row" if fmt.block else fmt.granularity
         rows.append(
             (

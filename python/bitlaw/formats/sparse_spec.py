@@ -72,9 +72,9 @@ class SparseSpec:
         refused = {
             "transposable is for n:m alone": self.transposable and (not self.m or blocks),
             "block is not for n:m": blocks and self.m,
-            "global is not for n:m or blocks, whose counts are local": self.scope == "global"
-            and (self.m or blocks),
-            "s_ste is for n:m": self.method == "s_ste" and (not self.m or self.transposable),
+            "global is not for blocks, whose counts are local": self.scope == "global" and blocks,
+            "s_ste is for n:m": self.method == "s_ste"
+            and (not self.m or self.transposable or self.scope == "global"),
             "rigl and set keep unstructured counts per layer": self.method in _REGROWING
             and (self.m or blocks or self.scope == "global"),
         }

@@ -18,8 +18,8 @@ def _out(x, *, n, m):
         raise ValueError(
             f"x must be f32, bf16 or f16 [items, rows, cols], got {x.dtype}{list(x.shape)}"
         )
-    if not 1 <= m <= 32:
-        raise ValueError(f"m must be in [1, 32] for a transposable mask, got {m}")
+    if not 1 <= m <= 64:
+        raise ValueError(f"m must be in [1, 64], got {m}")
     if not 1 <= n <= m:
         raise ValueError(f"n must be in [1, m] (n:m keeps n of every m), got {n}:{m}")
     for axis in (1, 2):
@@ -110,7 +110,7 @@ def transposable_mask(x, *, n: int, m: int):
 
     Args:
         x: f32, bf16 or f16 [items, rows, cols]
-        n, m: 1 <= n <= m <= 32; m divides rows and cols.
+        n, m: 1 <= n <= m <= 64; m divides rows and cols.
 
     Returns:
         u8[items, ceil(rows * cols / 8)], bits of the item's elements in memory order

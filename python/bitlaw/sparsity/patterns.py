@@ -22,6 +22,10 @@ class Unstructured:
         """i64[updates]: weights kept after every update."""
         return schedule.keep_counts(math.prod(shape), final)
 
+    def competing(self, scores):
+        """The scores of which the largest are kept."""
+        return scores
+
     def mask(self, scores, keep) -> BitMask:
         """The mask of exactly `keep` weights of largest |scores|."""
         return top_k_mask(scores, keep)
@@ -35,7 +39,7 @@ class NM:
     """n of every m consecutive weights along `axis`; transposable: along the last two axes.
 
     Reached gradually (arXiv:2309.08520): the n largest of every m are always kept, the rest of the
-    array is pruned by magnitude to the schedule's count.
+    array, or with scope "global" of all arrays, is pruned by magnitude to the schedule's count.
     """
 
     n: int
@@ -51,14 +55,17 @@ class NM:
         steps_left = schedule.keep_counts(size, final)
         return np.maximum(steps_left, size // self.m * self.n)
 
-    def mask(self, scores, keep) -> BitMask:
-        """The mask of the n largest of every m, and of the largest others up to `keep` in all."""
+    def competing(self, scores):
+        """|scores|, infinite for the n largest of every m and only for those."""
         always = self._mask(scores)
         xp = jnp if isinstance(scores, jax.Array) else np
         # NaN stays NaN: it goes first among the others.
         others = xp.minimum(xp.abs(scores), xp.asarray(jnp.finfo(scores.dtype).max, scores.dtype))
-        kept = xp.where(always.to_bool(), xp.asarray(np.inf, scores.dtype), others)
-        return top_k_mask(kept, keep)
+        return xp.where(always.to_bool(), xp.asarray(np.inf, scores.dtype), others)
+
+    def mask(self, scores, keep) -> BitMask:
+        """The mask of the n largest of every m, and of the largest others up to `keep` in all."""
+        return top_k_mask(self.competing(scores), keep)
 
     def _mask(self, scores) -> BitMask:
         if self.transposable:
@@ -148,7 +155,7 @@ def transposable_mask(x, n: int, m: int) -> BitMask:
 
     Args:
         x: f32, bf16 or f16 array of at least two axes, numpy or JAX.
-        n, m: 1 <= n <= m <= 32; m must divide both axes.
+        n, m: 1 <= n <= m <= 64; m must divide both axes.
     """
     if x.ndim < 2:
         raise ValueError(f"x must have at least 2 axes, got {x.shape}")

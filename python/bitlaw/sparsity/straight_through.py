@@ -26,6 +26,7 @@ from bitlaw.sparsity.updates import (
     is_matrix,
     mask_or_none,
     over_masks,
+    selection_of,
 )
 
 
@@ -48,7 +49,8 @@ def ste(
         schedule: the sparsity, a constant one as OneShot(0.9, 0); it says when the count changes.
         pattern, scope, distribution: as in `pruned`.
     """
-    return _behind("ste", _selection(select, pattern, scope), tx, schedule, distribution)
+    selection = selection_of(select, pattern, scope, distribution)
+    return _behind("ste", selection, tx, schedule, distribution)
 
 
 def sr_ste(
@@ -77,7 +79,7 @@ def sr_ste(
     def drawn(mask, g, w):
         return g + jnp.where(mask.to_bool(), jnp.zeros_like(w), jnp.asarray(decay, w.dtype) * w)
 
-    selection = _selection(select, pattern, scope)
+    selection = selection_of(select, pattern, scope, distribution)
     return _behind("sr_ste", selection, tx, schedule, distribution, gradient=drawn)
 
 
@@ -119,12 +121,6 @@ def soft_threshold(w, mask: BitMask, m: int, axis: int):
     t = pruned.reshape(grouped).max(axis=axis + 1, keepdims=True, initial=0)
     t = jnp.broadcast_to(t, grouped).reshape(w.shape)
     return jnp.where(mask.to_bool(), jnp.sign(w) * jnp.maximum(jnp.abs(w) - t, 0), 0)
-
-
-def _selection(select: Select, pattern: Pattern, scope: str) -> Selection:
-    if scope == "global" and pattern != Unstructured():
-        raise ValueError(f"scope global must be unstructured, got {pattern}")
-    return Selection(select, pattern, scope == "global")
 
 
 def _behind(

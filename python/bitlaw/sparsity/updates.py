@@ -12,7 +12,7 @@ import numpy as np
 
 from bitlaw.sparsity.global_masks import masks_keeping
 from bitlaw.sparsity.masks import BitMask
-from bitlaw.sparsity.patterns import Pattern, Unstructured
+from bitlaw.sparsity.patterns import NM, Pattern, Unstructured
 from bitlaw.sparsity.schedules import OneShot, Schedule
 from bitlaw.sparsity.scores import Score, score_of
 from bitlaw.sparsity.targets import Distribution, distribute
@@ -103,9 +103,9 @@ def pruned(
         schedule: when to prune and how far.
         select: (path, leaf) -> whether to prune it; by default every leaf of two or more axes.
         pattern: Unstructured(), NM(n, m), Block(rows, cols) or Channel().
-        scope: "layer", or "global": one count for all leaves together, unstructured.
+        scope: "layer", or "global": one count for all leaves together, unstructured or n:m.
         distribution: of the sparsity over the leaves, see `distribute`; with scope "layer".
-        normalize: of the leaves with scope "global", see `global_masks`.
+        normalize: of the leaves with scope "global", unstructured, see `global_masks`.
         scores: "magnitude", "saliency" (|w g|), "random", or a function (weights, gradients) ->
             scores.
         moments: of `tx` for pruned weights: "keep" leaves them alone, "mask" zeroes them at every
@@ -113,20 +113,16 @@ def pruned(
         grads: "dense" hands `tx` the whole gradient, "masked" that of the kept weights.
         seed: of random scores.
     """
-    _one_of("scope", scope, SCOPES)
+    selection = selection_of(select, pattern, scope, distribution, normalize)
     _one_of("moments", moments, MOMENTS)
     _one_of("grads", grads, GRADS)
-    if scope == "global" and (pattern != Unstructured() or distribution != "uniform"):
-        raise ValueError(
-            f"scope global must be unstructured and uniform, got {pattern} and {distribution}"
-        )
     score = score_of(scores)
-    selection = Selection(select, pattern, scope == "global", normalize)
 
     def refreshed(masks, counts, params, gradients, key):
         # What is pruned competes as zero: its update of this step would revive it.
         scored = scores_of(score, masks, params, gradients, key)
-        scored = over_masks(lambda m, s: m.apply(s), masks, scored)
+        competing = lambda m, s: jnp.where(m.to_bool(), s, jnp.zeros_like(s))
+        scored = over_masks(competing, masks, scored)
         return selection.masks(scored, counts)
 
     def init(params):
@@ -244,7 +240,8 @@ class Selection:
             total = sum(int(np.prod(shape, dtype=np.int64)) for shape in chosen.values())
             if total >= 2**31:
                 raise ValueError(f"leaves must have fewer than 2^31 elements in all, got {total}")
-            return steps, padded(schedule.keep_counts(total), edge=True)
+            counts = self.pattern.keep_counts(schedule, (total,), schedule.final)
+            return steps, padded(counts, edge=True)
         levels = distribute(schedule.final, chosen, distribution)
 
         def keep(path, leaf):
@@ -265,9 +262,37 @@ class Selection:
     def masks(self, scores, counts):
         """Masks of the largest scores, by counts as `tables` lays them out; scores may be None."""
         if self.together:
+            competing = lambda s: None if s is None else self.pattern.competing(s)
+            scores = jax.tree.map(competing, scores, is_leaf=_none)
             return masks_keeping(scores, counts, normalize=self.normalize)
         make = lambda s, k: None if s is None else self.pattern.mask(s, k)
         return jax.tree.map(make, scores, counts, is_leaf=_none)
+
+
+def selection_of(
+    select: Select,
+    pattern: Pattern,
+    scope: str,
+    distribution: Distribution,
+    normalize: str | None = None,
+) -> Selection:
+    """The selection, checked.
+
+    Raises:
+        ValueError: a scope, or a pattern or distribution that the scope does not have.
+    """
+    _one_of("scope", scope, SCOPES)
+    together = scope == "global"
+    if together and (not isinstance(pattern, Unstructured | NM) or distribution != "uniform"):
+        raise ValueError(
+            "scope global must be unstructured or n:m, and uniform, "
+            f"got {pattern} and {distribution}"
+        )
+    if normalize is not None and not (together and pattern == Unstructured()):
+        raise ValueError(
+            f"normalize must be None but for scope global, unstructured, got {normalize!r}"
+        )
+    return Selection(select, pattern, together, normalize)
 
 
 def scores_of(score: Score, masks, params, gradients, key):

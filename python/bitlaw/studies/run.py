@@ -24,6 +24,7 @@ from bitlaw.train import checkpoint, optimizer
 from bitlaw.train.data import VALIDATION_BYTES, Corpus
 from bitlaw.train.loop import Branch, Recipe, train
 
+HISTORY = ("d_tokens", "init_tokens", "avg_params", "flops")  # of a checkpoint's row, in ours
 COMPILE_SECONDS = 1.0  # 3 or 4 for the first job of a model and structure, 0 for the others
 
 
@@ -83,8 +84,15 @@ class Run:
         )
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the corpus, the build and a user's code."""
+        """16 hex digits of the sha256 over the run, the corpus, the build and a user's code.
+
+        A checkpoint to start from counts by its weights and their history, not by its folder.
+        """
         run = dataclasses.asdict(self) | {"save": ""}  # where it is kept decides nothing
+        if self.init:
+            row = checkpoint.read_meta(Path(self.init))["row"]
+            digest = checkpoint.read_digest(Path(self.init))
+            run["init"] = [digest, *(row[name] for name in HISTORY)]
         what = [run, data_sha256, build, *Scheme.parse(self.scheme).digests]
         determining = json.dumps(what, sort_keys=True)
         return hashlib.sha256(determining.encode()).hexdigest()[:16]
@@ -231,7 +239,8 @@ def average_params(run: Run) -> float:
     steps = np.minimum(schedule.steps(), run.steps)
     lasting = np.diff([0, *steps, run.steps])  # steps with each count of weights
     if sparse.scope == "global":
-        return float(np.dot(lasting, [n, *schedule.keep_counts(n)]) / run.steps)
+        kept = pattern.keep_counts(schedule, (n,), sparse.level)
+        return float(np.dot(lasting, [n, *kept]) / run.steps)
     kept = [
         np.dot(lasting, [math.prod(shape), *pattern.keep_counts(schedule, shape, sparse.level)])
         for shape in run.model.matrices.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,12 @@ def save(path: Path, state: Any, meta: Mapping[str, Any]) -> None:
         json.dumps(dict(meta))
     except TypeError as error:
         raise ValueError(f"meta must hold plain JSON values, got {meta}: {error}") from None
-    about = {"meta": dict(meta), "leaves": _leaves(state), "structure": _structure(state)}
+    about = {
+        "meta": dict(meta),
+        "leaves": _leaves(state),
+        "structure": _structure(state),
+        "sha256": digest(state),
+    }
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)
@@ -70,6 +76,24 @@ def read_meta(path: Path) -> dict[str, Any]:
         ValueError: there is no checkpoint.
     """
     return _about(Path(path).absolute())["meta"]
+
+
+def read_digest(path: Path) -> str:
+    """The `digest` of the arrays of a checkpoint.
+
+    Raises:
+        ValueError: there is no checkpoint.
+    """
+    return _about(Path(path).absolute())["sha256"]
+
+
+def digest(state: Any) -> str:
+    """sha256, in hex, over the key path, dtype, shape and bytes of every array."""
+    found = hashlib.sha256()
+    for path, x in jax.tree_util.tree_leaves_with_path(state):
+        found.update(f"{jax.tree_util.keystr(path)} {x.dtype}{list(np.shape(x))}".encode())
+        found.update(np.ascontiguousarray(x).tobytes())
+    return found.hexdigest()
 
 
 def _about(path: Path) -> dict[str, Any]:
