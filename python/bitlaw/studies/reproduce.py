@@ -97,6 +97,15 @@ class Preset:
         ]
 
 
+# Narrower intervals than the quick study's, in hours.
+CPU_SIZES = (
+    Size(16, 2, seeds=3, dense_seeds=3),
+    Size(24, 2, seeds=3, dense_seeds=3),
+    Size(32, 3),
+    Size(48, 4),
+)
+CPU_BUDGETS = (2**20, 2**21, 2**22, 2**23)
+
 PRESETS = {
     # 12 runs, under a minute: does everything work here?
     "smoke": Preset(
@@ -116,39 +125,12 @@ PRESETS = {
         budgets=(2**19, 2**20, 2**21),
         schemes=QUICK_SCHEMES,
     ),
-    # 372 runs, about 2 hours on 2 cores: twelve schemes, narrower intervals.
-    "cpu": Preset(
-        sizes=(
-            Size(16, 2, seeds=3, dense_seeds=3),
-            Size(24, 2, seeds=3, dense_seeds=3),
-            Size(32, 3),
-            Size(48, 4),
-        ),
-        budgets=(2**20, 2**21, 2**22, 2**23),
-        schemes=CPU_SCHEMES,
-    ),
-    # The same sizes and budgets, about 3 hours on 2 cores: patterns and methods of sparsity.
-    "cpu-sparse": Preset(
-        sizes=(
-            Size(16, 2, seeds=3, dense_seeds=3),
-            Size(24, 2, seeds=3, dense_seeds=3),
-            Size(32, 3),
-            Size(48, 4),
-        ),
-        budgets=(2**20, 2**21, 2**22, 2**23),
-        schemes=SPARSE_SCHEMES,
-    ),
-    # 403 runs, about 2 hours on 2 cores: every width of weights and activations, and MX and NV.
-    "cpu-formats": Preset(
-        sizes=(
-            Size(16, 2, seeds=3, dense_seeds=3),
-            Size(24, 2, seeds=3, dense_seeds=3),
-            Size(32, 3),
-            Size(48, 4),
-        ),
-        budgets=(2**20, 2**21, 2**22, 2**23),
-        schemes=FORMAT_SCHEMES,
-    ),
+    # About 2 hours on 2 cores: twelve schemes.
+    "cpu": Preset(CPU_SIZES, CPU_BUDGETS, CPU_SCHEMES),
+    # About 3 hours: patterns and methods of sparsity.
+    "cpu-sparse": Preset(CPU_SIZES, CPU_BUDGETS, SPARSE_SCHEMES),
+    # About 2 hours: every width of weights and activations, MX and NV.
+    "cpu-formats": Preset(CPU_SIZES, CPU_BUDGETS, FORMAT_SCHEMES),
 }
 
 
