@@ -24,9 +24,12 @@ pybind11::dict cuda_ops() {
     ops[name] = py::make_tuple(Doors::template door<fns...>(),
                                workspace ? py::object(py::cpp_function(workspace)) : py::none());
   };
-  add.template operator()<&cuda::nm_mask<float>, &cuda::nm_mask<bfloat16>>("nm_mask");
-  add.template operator()<&cuda::prune<float>, &cuda::prune<bfloat16>>("prune");
-  add.template operator()<&cuda::top_k_mask<float>, &cuda::top_k_mask<bfloat16>>(
+  add.template operator()<&cuda::nm_mask<float>, &cuda::nm_mask<bfloat16>, &cuda::nm_mask<float16>>(
+      "nm_mask");
+  add.template operator()<&cuda::prune<float>, &cuda::prune<bfloat16>, &cuda::prune<float16>>(
+      "prune");
+  add.template
+  operator()<&cuda::top_k_mask<float>, &cuda::top_k_mask<bfloat16>, &cuda::top_k_mask<float16>>(
       "top_k_mask", [](const Shapes& in) { return cuda::top_k_workspace(in[0][1]); });
   return ops;
 }
