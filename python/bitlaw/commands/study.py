@@ -27,7 +27,7 @@ class Study:
     """Which study."""
 
     preset: Literal["smoke", "quick"] = "quick"
-    """smoke: under a minute, does it work here? quick: under 8 minutes on 2 cores."""
+    """smoke: under a minute, does it work here? quick: some minutes on 2 cores."""
 
     out: Path | None = None
     """Folder for rows and report; the study's name by default. Finished runs found there are
