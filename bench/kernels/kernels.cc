@@ -63,31 +63,60 @@ struct Scale {
 template <class T>
 void quantize_rows_of(const Options& o, const Parallel& par, double limit, const char* type) {
   auto x = normal<T>(kN * kN);
-  std::vector<float> grid, scale(kN * kN / 16);
-  for (int64_t i = 0; i < kN; ++i) grid.insert(grid.end(), {-7, 7, 0, 7});
+  std::vector<float> scale(kN * kN / 16), zero(kN * kN / 16);
+  std::vector<uint32_t> noise(3 * kN);
   std::vector<uint8_t> mask(kN * kN / 8);
+  const auto row = [&](int64_t block, const char* kind, const char* statistic, const char* scaling,
+                       const char* rounding, const char* estimator) {
+    const bool uniform = !std::strcmp(kind, "uniform") || !std::strcmp(kind, "affine");
+    const bool none = !std::strcmp(estimator, "identity"), affine = !std::strcmp(kind, "affine");
+    std::vector<float> grid;
+    for (int64_t i = 0; i < kN; ++i)
+      uniform ? grid.insert(grid.end(), {-7, 7, 0, 7, 1})
+              : grid.insert(grid.end(), {6, 1, .5, 6, 1});
+    const std::string name = std::string("quantize row block ") + std::to_string(block) + " " +
+                             kind + " " + statistic + " " + scaling + " " + rounding + " " +
+                             estimator + " " + type;
+    QuantizeAttrs a;
+    a.block = block, a.kind = kind, a.scaling = scaling, a.rounding = rounding;
+    a.estimator = estimator, a.pruned = false, a.hadamard = 0, a.statistic = statistic;
+    const int64_t noisy = std::strcmp(rounding, "stochastic") ? 0 : 3;
+    report(o, name, 2.0 * sizeof(T) * kN * kN, limit, [&] {
+      fake_quantize<T>(par, {x.data(), {kN, 1, kN}}, {grid.data(), {kN, 5}},
+                       {noise.data(), {kN, noisy}}, {x.data(), {kN, 1, kN}},
+                       {scale.data(), {kN, kN / block}},
+                       {zero.data(), {kN, affine ? kN / block : 0}},
+                       {mask.data(), {kN, 1, none ? 0 : kN / 8}}, a);
+    });
+  };
   for (int64_t block : {kN, int64_t{32}, int64_t{128}})
     for (const char* statistic : {"absmax", "rms"})
-      for (const char* estimator : {"identity", "clip_rounded", "trust"}) {
-        const bool none = !std::strcmp(estimator, "identity");
-        const std::string name = std::string("quantize row block ") + std::to_string(block) + " " +
-                                 statistic + " " + estimator + " " + type;
-        report(o, name, 2.0 * sizeof(T) * kN * kN, limit, [&] {
-          fake_quantize<T>(par, {x.data(), {kN, 1, kN}}, {grid.data(), {kN, 4}},
-                           {x.data(), {kN, 1, kN}}, {scale.data(), {kN, kN / block}},
-                           {mask.data(), {kN, 1, none ? 0 : kN / 8}},
-                           {block, statistic, estimator, false});
-        });
-      }
+      for (const char* estimator : {"identity", "clip_rounded", "trust"})
+        row(block, "uniform", statistic, "f32", "nearest", estimator);
+  for (int64_t block : {kN, int64_t{32}}) {
+    row(block, "affine", "range", "f32", "nearest", "identity");
+    row(block, "float", "absmax", "e8m0_floor", "nearest", "identity");
+    row(block, "nf4", "absmax", "f32", "nearest", "identity");
+    row(block, "uniform", "mse_search", "f32", "nearest", "identity");
+    row(block, "float", "mse_search", "e8m0_floor", "nearest", "identity");
+    for (const char* rounding : {"stochastic", "toward_zero"})
+      for (const char* kind : {"uniform", "float", "nf4"})
+        row(block, kind, "absmax", "f32", rounding, "identity");
+  }
+  row(16, "float", "absmax", "e4m3", "nearest", "identity");
+  const float grid[] = {-7, 7, 0, 7, 1};
+  QuantizeAttrs a;
+  a.block = 1, a.kind = "uniform", a.scaling = "f32", a.rounding = "nearest";
+  a.estimator = "identity", a.pruned = false, a.hadamard = 0, a.statistic = "absmax";
   report(o, std::string("quantize channel absmax identity ") + type, 2.0 * sizeof(T) * kN * kN,
          limit, [&] {
-           fake_quantize<T>(par, {x.data(), {1, kN, kN}}, {grid.data(), {1, 4}},
-                            {x.data(), {1, kN, kN}}, {scale.data(), {1, kN}},
-                            {mask.data(), {1, kN, 0}}, {1, "absmax", "identity", false});
+           fake_quantize<T>(par, {x.data(), {1, kN, kN}}, {grid, {1, 5}}, {noise.data(), {1, 0}},
+                            {x.data(), {1, kN, kN}}, {scale.data(), {1, kN}}, {zero.data(), {1, 0}},
+                            {mask.data(), {1, kN, 0}}, a);
          });
   report(o, std::string("statistic absmax ") + type, 1.0 * sizeof(T) * kN * kN, limit, [&] {
     group_statistic<T>(par, {x.data(), {kN, 1, kN}}, {scale.data(), {kN, 1}},
-                       {kN, "absmax", false});
+                       {zero.data(), {kN, 0}}, {kN, "absmax", false, 0});
   });
 }
 

@@ -17,6 +17,8 @@ template <>
 inline constexpr ffi::DataType kXlaType<uint8_t> = ffi::U8;
 template <>
 inline constexpr ffi::DataType kXlaType<int32_t> = ffi::S32;
+template <>
+inline constexpr ffi::DataType kXlaType<uint32_t> = ffi::U32;
 
 class XlaExecutor final : public Executor {
  public:

@@ -1,172 +1,259 @@
-// One group of a fake quantization: its statistic, its scale, and the map of an element to the
-// grid.
+// The choices of a quantization, and the map of an element to its grid.
 #pragma once
+#include <cstring>
 #include <limits>
 
+#include "core/formats.hpp"
 #include "core/minifloat.hpp"
 
 namespace bitlaw {
 
-// What a group's scale is taken from.
-enum class Statistic { absmax, rms };
+// How an element is mapped, given its scale.
+enum class Kind { uniform, affine, floating, nf4 };
+// What a group's scale is taken from; mse_search starts from absmax.
+enum class Statistic { absmax, rms, range, mse_search };
+// How a scale is stored. e4m3 (NVFP4) has a second scale for the tensor, and x is divided.
+enum class Scaling { f32, bf16, pow2, e8m0_floor, e8m0_rceil, e4m3 };
+enum class Rounding { nearest, stochastic, toward_zero, away };
 // Which elements the straight-through estimator lets pass; identity writes no mask.
-enum class Estimator { identity, clip_rounded, trust };
+enum class Estimator { identity, clip_value, clip_rounded, trust };
 
+// The position of `value` among `names`, as the enum E.
+template <class E, size_t n>
+E choose(const char* what, const std::string& value, const char* const (&names)[n]) {
+  std::string all;
+  for (size_t i = 0; i < n; ++i) {
+    if (value == names[i]) return static_cast<E>(i);
+    all += (i ? ", " : "") + std::string(names[i]);
+  }
+  throw std::invalid_argument(std::string(what) + " must be one of " + all + ", got " + value);
+}
+inline Kind parse_kind(const std::string& name) {
+  return choose<Kind>("kind", name, {"uniform", "affine", "float", "nf4"});
+}
 inline Statistic parse_statistic(const std::string& name) {
-  if (name == "absmax") return Statistic::absmax;
-  if (name == "rms") return Statistic::rms;
-  throw std::invalid_argument("statistic must be absmax or rms, got " + name);
+  return choose<Statistic>("statistic", name, {"absmax", "rms", "range", "mse_search"});
+}
+inline Scaling parse_scaling(const std::string& name) {
+  return choose<Scaling>("scaling", name,
+                         {"f32", "bf16", "pow2", "e8m0_floor", "e8m0_rceil", "e4m3"});
+}
+inline Rounding parse_rounding(const std::string& name) {
+  return choose<Rounding>("rounding", name, {"nearest", "stochastic", "toward_zero", "away"});
 }
 inline Estimator parse_estimator(const std::string& name) {
-  if (name == "identity") return Estimator::identity;
-  if (name == "clip_rounded") return Estimator::clip_rounded;
-  if (name == "trust") return Estimator::trust;
-  throw std::invalid_argument("estimator must be identity, clip_rounded or trust, got " + name);
+  return choose<Estimator>("estimator", name, {"identity", "clip_value", "clip_rounded", "trust"});
 }
 
-// Levels (code + offset) * scale for whole codes qmin..qmax; scale = statistic / span.
+inline constexpr int64_t kGridNumbers = 5;
+
+// The operand grid: f32[items, 5]. Uniform: levels (code + offset) * scale for whole codes
+// qmin..qmax; affine: the codes of a group begin at -zero instead. Float: a minifloat.
 struct Grid {
-  float qmin, qmax, offset, span;
+  float number[3], span, outer;
+  BITLAW_LEAF float qmin() const { return number[0]; }
+  BITLAW_LEAF float qmax() const { return number[1]; }
+  BITLAW_LEAF float offset() const { return number[2]; }
+  BITLAW_LEAF float largest() const { return number[0]; }
+  BITLAW_LEAF float smallest_normal() const { return number[1]; }
+  BITLAW_LEAF float epsilon() const { return number[2]; }
 };
-
-// ---- the scale -------------------------------------------------------------------------------
-
-// Partial sums run in a fixed order: element j of a stretch goes to lane j mod 16, lanes add up in
-// order, stretches of kStretch elements add up in order.
-inline constexpr int64_t kStretch = 4096;
-inline constexpr int kLanes = 16;
-
-struct Sums {
-  int32_t amax = 0;   // as bits: an integer maximum keeps NaN, a float one may drop it
-  double square = 0;  // exact squares of floats, so it neither overflows nor underflows
-  int64_t count = 0;  // elements that take part
-
-  BITLAW_LEAF void add(const Sums& other) {
-    amax = amax > other.amax ? amax : other.amax;
-    square += other.square;
-    count += other.count;
-  }
-};
-
-// absmax, or the root of the mean square; NaN or infinite if an element is.
-BITLAW_LEAF float statistic_of(const Sums& s, Statistic statistic) {
-  if (statistic == Statistic::absmax) return std::bit_cast<float>(s.amax);
-  return static_cast<float>(
-      __builtin_sqrt(s.square / static_cast<double>(s.count > 0 ? s.count : 1)));
+inline Grid grid_at(const float* grid, int64_t item) {
+  const float* g = grid + kGridNumbers * item;
+  return {{g[0], g[1], g[2]}, g[3], g[4]};
 }
 
-// min(statistic / span, FLT_MAX), or NaN if the statistic is not finite: the group is poisoned.
-BITLAW_LEAF float scale_of(float statistic, float span) {
-  constexpr float kMax = std::numeric_limits<float>::max();
-  const float scale = statistic / span;
-  const float finite = scale > kMax ? kMax : scale;
-  return statistic <= kMax ? finite : std::numeric_limits<float>::quiet_NaN();
-}
+inline constexpr float kMax = std::numeric_limits<float>::max();
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-template <class T>
-BITLAW_LEAF int32_t absmax_bits(const T* x, int64_t n) {
-  int32_t amax = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t m = magnitude_bits(to_float(x[i]));
-    amax = amax > m ? amax : m;
-  }
-  return amax;
-}
+// Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number, ties to even, for
+// magnitudes below 2^22. It vectorises on every instruction set; rint does not.
+inline constexpr float kRound = 12582912.0f;
 
-// Sums of n <= kStretch elements.
-template <class T>
-BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, bool square, bool pruned) {
-  Sums s{absmax_bits(x, n), 0, n};
-  if (square) {
-    double lane[kLanes] = {};
-    const int64_t whole = n / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes)
-      for (int l = 0; l < kLanes; ++l) {
-        const double v = to_float(x[i + l]);
-        lane[l] += v * v;
-      }
-    for (int64_t i = whole; i < n; ++i) {
-      const double v = to_float(x[i]);
-      lane[i - whole] += v * v;
-    }
-    for (double part : lane) s.square += part;
-  }
-  if (pruned) {
-    int64_t zeros = 0;
-    for (int64_t i = 0; i < n; ++i) zeros += to_float(x[i]) == 0.0f;
-    s.count -= zeros;
-  }
-  return s;
+BITLAW_LEAF int32_t bits_of(float x) { return std::bit_cast<int32_t>(x); }
+BITLAW_LEAF float float_of(int32_t bits) { return std::bit_cast<float>(bits); }
+BITLAW_LEAF float with_sign_of(float x, float sign) {
+  return float_of(bits_of(x) ^ (bits_of(sign) & ~0x7fffffff));
 }
-
-template <class T>
-BITLAW_LEAF Sums sums_of(const T* x, int64_t n, bool square, bool pruned) {
-  Sums s;
-  for (int64_t i = 0; i < n; i += kStretch)
-    s.add(sums_of_stretch(x + i, n - i < kStretch ? n - i : kStretch, square, pruned));
-  return s;
+// Written so that NaN stays NaN, as minimum and maximum instructions need not.
+BITLAW_LEAF float clamp(float x, float low, float high) {
+  x = low > x ? low : x;
+  return high < x ? high : x;
 }
 
 // ---- the map ---------------------------------------------------------------------------------
 
 // min(1 / scale, FLT_MAX): a subnormal scale would give infinity, and infinity times zero NaN.
 BITLAW_LEAF float inverse_of(float scale) {
-  constexpr float kMax = std::numeric_limits<float>::max();
   const float inv = 1.0f / scale;
   return inv > kMax ? kMax : inv;
 }
+// What x is divided by: a zero scale makes zeros, not NaN.
+BITLAW_LEAF float divisor_of(float scale) { return scale == 0.0f ? kInfinity : scale; }
 
-// Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number, ties to even, for
-// magnitudes below 2^22. It vectorises on every instruction set; rint does not.
-inline constexpr float kRound = 12582912.0f;
+// The step of a minifloat at magnitude mag, times 2^23: adding it and subtracting it rounds mag to
+// the nearest level, ties to even.
+BITLAW_LEAF float minifloat_round(float mag, float smallest_normal, float epsilon) {
+  const int32_t power = bits_of(mag) & kInfinityBits, least = bits_of(smallest_normal);
+  const float step = float_of(power > least ? power : least) * (epsilon * 0x1p23f);
+  return (mag + step) - step;
+}
 
-struct Rounded {
-  float value;
-  float away;  // of what the estimator looks at from the level taken, in steps
-  // Whether the estimator lets the gradient pass.
-  BITLAW_LEAF uint8_t keep() const { return __builtin_fabsf(away) <= 0.5f; }
+// An element against its grid, in units of the scale (uniform grids: of codes).
+struct Mapped {
+  float v;        // the element
+  float rounded;  // on the grid continued beyond its ends
+  float code;     // on the grid
+  float level;    // the value of the code
 };
 
-// The estimator and `pruned` are constants of the inner loops; see with_variant.
-template <Estimator kEstimator, bool kPruned>
-BITLAW_LEAF Rounded round_to_grid(float x, float scale, float inv, Grid g) {
-  float v = x * inv - g.offset;
-  v = g.qmin - 1.0f > v ? g.qmin - 1.0f : v;  // written so that NaN stays NaN
-  v = g.qmax + 1.0f < v ? g.qmax + 1.0f : v;
-  const float code = (v + kRound) - kRound;
-  float c = g.qmin > code ? g.qmin : code;
-  c = g.qmax < c ? g.qmax : c;
-  const float away = (kEstimator == Estimator::trust ? v : code) - c;
-  const float value = (c + g.offset) * scale;
-  return {kPruned && x == 0.0f ? 0.0f : value, away};
+// The maps are written without branches. `u` is the threshold of the other roundings: a part of a
+// step above it goes to the level away from zero.
+struct NearestEven {
+  static constexpr bool kNearest = true;
+};
+struct Above {
+  static constexpr bool kNearest = false;
+  float u;
+  float least;  // the least level index on the side of x: 0 keeps toward_zero from crossing zero
+};
+
+// The whole number t is taken to: floor(t), or one more where the rest is above u; NaN stays NaN.
+BITLAW_LEAF float whole_above(float t, Above r) {
+  const float number = t > -1.0f ? t : -1.0f;  // a NaN must not reach the conversion
+  const float whole = static_cast<float>(static_cast<int32_t>(number));
+  const float floor = whole - (whole > number ? 1.0f : 0.0f);
+  const float n = floor + (number - floor > r.u ? 1.0f : 0.0f);
+  return (n > r.least ? n : r.least) + (t - t);
 }
 
-// y, and flags unless the estimator is the identity, of n elements that share one scale.
-template <class T, Estimator kEstimator, bool kPruned>
-BITLAW_LEAF void map_group(const T* x, T* y, uint8_t* flags, int64_t n, float scale, float inv,
-                           Grid g) {
-  BITLAW_LOOP
-  for (int64_t i = 0; i < n; ++i) {
-    const Rounded r = round_to_grid<kEstimator, kPruned>(to_float(x[i]), scale, inv, g);
-    y[i] = Narrow<T>::from(r.value);
-    if constexpr (kEstimator != Estimator::identity) flags[i] = r.keep();
+template <class Rule>
+BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset, Rule rule) {
+  const float v = clamp(ratio - offset, qmin - 1.0f, qmax + 1.0f);
+  float rounded;
+  if constexpr (Rule::kNearest) {
+    rounded = (v + kRound) - kRound;
+  } else {  // on magnitudes
+    const float mag = float_of(magnitude_bits(ratio));
+    const float t = (mag > 512.0f ? 512.0f : mag) - offset;
+    rounded = with_sign_of(whole_above(t, rule) + offset, ratio) - offset;
   }
+  const float code = clamp(rounded, qmin, qmax);
+  return {v, rounded, code, code + offset};
 }
 
-// Calls run.template operator()<estimator, pruned>().
+template <class Rule>
+BITLAW_LEAF Mapped map_float(float ratio, Grid g, Rule rule) {
+  const float limit = 2.0f * g.largest();
+  float mag = float_of(magnitude_bits(ratio));
+  mag = limit < mag ? limit : mag;
+  float rounded;
+  if constexpr (Rule::kNearest) {
+    rounded = minifloat_round(mag, g.smallest_normal(), g.epsilon());
+  } else {
+    const int32_t power = bits_of(mag) & kInfinityBits, least = bits_of(g.smallest_normal());
+    const int32_t unit = power > least ? power : least;
+    const float t = mag * (float_of((254 << 23) - unit) * (1.0f / g.epsilon()));
+    rounded = whole_above(t, rule) * (float_of(unit) * g.epsilon());
+  }
+  const float code = g.largest() < rounded ? g.largest() : rounded;
+  return {mag, rounded, code, with_sign_of(code, ratio)};
+}
+
+inline constexpr float kNf4HalfStep = (kNf4[1] - kNf4[0]) / 2;  // half of the largest step
+
+template <class Rule>
+BITLAW_LEAF Mapped map_nf4(float ratio, Rule rule) {
+  const float v = clamp(ratio, -2.0f, 2.0f);
+  float level = kNf4[0];
+  if constexpr (Rule::kNearest) {
+#pragma GCC unroll 15
+    for (int k = 1; k < 16; ++k) level = v > 0.5f * (kNf4[k - 1] + kNf4[k]) ? kNf4[k] : level;
+  } else {  // on magnitudes, between the neighbours
+    const float mag = float_of(magnitude_bits(v));
+    float near = 0.0f, far = v < 0.0f ? -kNf4[6] : kNf4[8];
+#pragma GCC unroll 8
+    for (int k = 1; k < 9; ++k) {
+      const float here = v < 0.0f ? -kNf4[k < 7 ? 7 - k : 0] : kNf4[7 + k];
+      const float next = v < 0.0f ? -kNf4[k < 6 ? 6 - k : 0] : kNf4[k < 8 ? 8 + k : 15];
+      near = mag >= here ? here : near;
+      far = mag >= here ? next : far;
+    }
+    const float taken = mag - near > rule.u * (far - near) ? far : near;
+    level = with_sign_of(taken, v) + 0.0f;  // never -0
+  }
+  return {v, v, clamp(v, -1.0f, 1.0f), level + (v - v)};
+}
+
+// What the estimator looks at: v or rounded, which must lie in [low, high] and whose distance from
+// the code must be at most `reach`.
+struct Pass {
+  int32_t use_rounded;  // all ones or zero
+  float low, high, reach;
+};
+
+inline Pass pass_of(Estimator estimator, Kind kind, Grid g) {
+  const bool uniform = kind == Kind::uniform || kind == Kind::affine;
+  if (estimator == Estimator::trust) {
+    const float power = float_of(bits_of(g.largest()) & kInfinityBits);
+    const float half = uniform ? 0.5f : kind == Kind::nf4 ? kNf4HalfStep : power * g.epsilon() / 2;
+    return {0, -kInfinity, kInfinity, half};
+  }
+  const int32_t use_rounded = estimator == Estimator::clip_rounded ? -1 : 0;
+  if (uniform) return {use_rounded, g.qmin(), g.qmax(), kInfinity};
+  return {use_rounded, -g.largest(), g.largest(), kInfinity};
+}
+
+BITLAW_LEAF uint8_t passes(Mapped m, Pass p, float shift) {
+  const int32_t seen = (bits_of(m.rounded) & p.use_rounded) | (bits_of(m.v) & ~p.use_rounded);
+  const float e = float_of(seen);
+  const int32_t inside = (e >= p.low - shift) & (e <= p.high - shift);
+  return static_cast<uint8_t>(inside & (__builtin_fabsf(m.v - m.code) <= p.reach));
+}
+
+// The map of a kind, and whether x is divided by the scale or multiplied by its inverse.
+enum class Element { uniform, affine, floating, divided, nf4 };
+
+inline Element element_of(Kind kind, Scaling scaling) {
+  if (scaling == Scaling::e4m3) {
+    require(kind == Kind::floating, "scaling must not be e4m3 unless kind is float");
+    return Element::divided;
+  }
+  constexpr Element kElements[] = {Element::uniform, Element::affine, Element::floating,
+                                   Element::nf4};
+  return kElements[static_cast<int>(kind)];
+}
+
+// `by` is inverse_of(scale), or divisor_of(scale) where x is divided; zero moves affine codes.
+template <Element kElement, class Rule>
+BITLAW_LEAF Mapped map_element(float x, float by, float zero, Grid g, Rule rule) {
+  if constexpr (kElement == Element::uniform)
+    return map_uniform(x * by, g.qmin(), g.qmax(), g.offset(), rule);
+  else if constexpr (kElement == Element::affine)
+    return map_uniform(x * by, g.qmin() - zero, g.qmax() - zero, g.offset(), rule);
+  else if constexpr (kElement == Element::floating)
+    return map_float(x * by, g, rule);
+  else if constexpr (kElement == Element::divided)
+    return map_float(x / by, g, rule);
+  else
+    return map_nf4(x * by, rule);
+}
+
+// Calls run.template operator()<element>().
 template <class Run>
-void with_variant(Estimator estimator, bool pruned, const Run& run) {
-  const auto with = [&]<Estimator kEstimator>() {
-    pruned ? run.template operator()<kEstimator, true>()
-           : run.template operator()<kEstimator, false>();
-  };
-  switch (estimator) {
-    case Estimator::identity:
-      return with.template operator()<Estimator::identity>();
-    case Estimator::clip_rounded:
-      return with.template operator()<Estimator::clip_rounded>();
-    case Estimator::trust:
-      return with.template operator()<Estimator::trust>();
+auto with_element(Element element, const Run& run) {
+  switch (element) {
+    case Element::uniform:
+      return run.template operator()<Element::uniform>();
+    case Element::affine:
+      return run.template operator()<Element::affine>();
+    case Element::floating:
+      return run.template operator()<Element::floating>();
+    case Element::divided:
+      return run.template operator()<Element::divided>();
+    default:
+      return run.template operator()<Element::nf4>();
   }
 }
 

@@ -16,7 +16,7 @@ from bitlaw.ops import OPS
 from ops import doors
 
 TINY = np.finfo(np.float32).tiny
-EXACT = ["top_k_mask", "nm_mask", "prune"]
+EXACT = ["uniform", "pack_bits", "unpack_bits", "top_k_mask", "nm_mask", "prune"]
 
 
 def through_xla(name, arrays, attributes):

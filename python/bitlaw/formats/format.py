@@ -1,9 +1,4 @@
-"""The table of number formats: one row each.
-
-A row is a uniform grid: levels (code + offset) * scale for whole codes qmin..qmax. Offset 0 has a
-zero level; offset 1/2 (mid-rise) has 2^b levels, none of them zero. `gauss_clip` is the largest
-level, in units of the RMS, that makes the mean squared error on N(0, 1) smallest.
-"""
+"""The table of number formats: the rows of cpp/core/formats.hpp and what follows from them."""
 
 from __future__ import annotations
 
@@ -12,50 +7,97 @@ import math
 
 import numpy as np
 
+from bitlaw import _core
+from bitlaw.ops.grid import NF4
+
+# Bits of a stored scale.
+SCALE_BITS = {"f32": 32, "bf16": 16, "pow2": 8, "e8m0_floor": 8, "e8m0_rceil": 8, "e4m3": 8}
+
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One number format.
+    """One number format, or a preset: an element format with other defaults.
 
     Attributes:
         name: as in a spec string.
-        qmin, qmax: smallest and largest code.
-        offset: levels are (code + offset) * scale.
-        gauss_clip: the MSE-optimal largest level for N(0, 1), in units of its RMS.
-        rule: how the scale is taken unless the spec says otherwise.
-        estimator: how the gradient passes unless the spec says otherwise.
+        kind: the map of an element: "uniform", "affine", "float" or "nf4" (`bitlaw.ops.grid`).
+        bits: bits of a code.
+        qmin, qmax, offset: uniform and affine: levels (code + offset) * scale.
+        largest: the largest level, in units of the scale.
+        smallest_normal, epsilon: float: the smallest normal level, and 2^-mantissa bits.
+        granularity, block: what shares a scale unless the spec says otherwise.
+        rule, scaling, estimator: how the scale is taken and stored, and how the gradient passes,
+            unless the spec says otherwise.
+        gauss_clip: the MSE-optimal largest level for N(0, 1), in units of its RMS; 0 if there is
+            none.
     """
 
     name: str
+    kind: str
+    bits: int
     qmin: int
     qmax: int
     offset: float
-    gauss_clip: float
+    largest: float
+    smallest_normal: float
+    epsilon: float
+    granularity: str
+    block: int
     rule: str
+    scaling: str
     estimator: str
+    gauss_clip: float
+
+    @property
+    def grid_levels(self) -> np.ndarray:
+        """Every level in units of the scale, ascending (affine: with zero point 0)."""
+        if self.kind == "nf4":
+            return NF4.astype(np.float64)
+        if self.kind != "float":
+            return np.arange(self.qmin, self.qmax + 1) + self.offset
+        steps = round(1 / self.epsilon)
+        normals, power = [], self.smallest_normal
+        while power <= self.largest:
+            normals += [power * (1 + i / steps) for i in range(steps)]
+            power *= 2
+        subnormals = [self.smallest_normal * i / steps for i in range(steps)]
+        positive = [level for level in (*subnormals, *normals) if level <= self.largest]
+        return np.array([-level for level in positive[:0:-1]] + positive)
 
     @property
     def levels(self) -> int:
-        return self.qmax - self.qmin + 1
+        """How many levels there are; the two zeros of a float format are one."""
+        return len(self.grid_levels)
 
     @property
-    def bits(self) -> float:
-        """log2 of the number of levels: the information in one code."""
-        return math.log2(self.levels)
+    def smallest(self) -> float:
+        """The smallest level above zero, in units of the scale."""
+        levels = self.grid_levels
+        return float(levels[levels > 0].min())
 
     @property
-    def largest(self) -> float:
-        """The largest level, in units of the scale."""
-        return self.qmax + self.offset
+    def scale_bits(self) -> float:
+        """Bits of scales per element: 0 where the group is not of fixed size."""
+        zero_point = 8 if self.kind == "affine" else 0
+        return (SCALE_BITS[self.scaling] + zero_point) / self.block if self.block else 0.0
+
+    @property
+    def best_gauss_mse(self) -> float:
+        """Mean squared error on N(0, 1) with the best scale for it."""
+        clip = self.gauss_clip or best_clip(self)
+        return gauss_mse(clip / self.largest, self)
 
 
 def gauss_mse(step: float, fmt: Format) -> float:
-    """Mean squared error on N(0, 1) of the format's grid with this step, in closed form.
+    """Mean squared error on N(0, 1) of the format's levels times `step`, in closed form.
 
     A cell [a, b] with level l adds the integral of (x - l)^2 phi(x), which is
     (1 + l^2) (Phi(b) - Phi(a)) + a phi(a) - b phi(b) - 2 l (phi(a) - phi(b)).
     """
-    level = (np.arange(fmt.qmin, fmt.qmax + 1) + fmt.offset) * step
+    level = fmt.grid_levels
+    if fmt.kind == "affine":  # the zero point in the middle
+        level = level - (fmt.qmax + 1) // 2
+    level = level * step
     edge = (level[1:] + level[:-1]) / 2
     phi = np.exp(-(edge**2) / 2) / math.sqrt(2 * math.pi)
     cdf = np.array([0.5 * math.erfc(-e / math.sqrt(2)) for e in edge])
@@ -66,25 +108,34 @@ def gauss_mse(step: float, fmt: Format) -> float:
     return float((second - 2 * level * first + level**2 * mass).sum())
 
 
-# MSE-optimal clips of the narrow symmetric grids, re-derived by tests/formats/test_format.py.
-_NARROW_CLIP = {
-    2: 1.22400636, 3: 1.95230911, 4: 2.47387921, 5: 2.89872787,
-    6: 3.27011517, 7: 3.60746069, 8: 3.92050093,
-}  # fmt: skip
-# QuEST's published clips (arXiv:2502.05003, code); at 8 bits 0.15 % above the smallest error.
-_QUEST_CLIP = {
-    1: 0.79788456, 2: 1.49353462, 3: 2.05106835, 4: 2.51393058,
-    5: 2.91609388, 6: 3.27659728, 7: 3.60104972, 8: 3.88493868,
-}  # fmt: skip
+def best_clip(fmt: Format) -> float:
+    """The largest level, in units of the RMS, of least error on N(0, 1), by a fine search.
+
+    The error of a float format has a minimum in every octave of the scale.
+    """
+    clips = np.geomspace(0.5, 4096, 400) if fmt.kind == "float" else np.geomspace(0.5, 8, 200)
+    for _ in range(4):
+        errors = [gauss_mse(clip / fmt.largest, fmt) for clip in clips]
+        at = int(np.argmin(errors))
+        clips = np.geomspace(clips[max(at - 1, 0)], clips[min(at + 1, len(clips) - 1)], 40)
+    return float(clips[np.argmin([gauss_mse(clip / fmt.largest, fmt) for clip in clips])])
 
 
-def _rows():
-    for b, clip in _NARROW_CLIP.items():
-        half = 2 ** (b - 1)
-        yield Format(f"int{b}", 1 - half, half - 1, 0.0, clip, "absmax", "clip_rounded")
-    for b, clip in _QUEST_CLIP.items():
-        half = 2 ** (b - 1)
-        yield Format(f"quest{b}", -half, half - 1, 0.5, clip, "gauss_mse", "trust")
+def _row(name: str, kind: str, numbers: tuple, **row) -> Format:
+    uniform = kind in ("uniform", "affine")
+    qmin, qmax, offset = numbers if uniform else (0, 0, 0.0)
+    largest, smallest_normal, epsilon = (qmax + offset, 0.0, 0.0) if uniform else numbers
+    return Format(
+        name=name,
+        kind=kind,
+        qmin=int(qmin),
+        qmax=int(qmax),
+        offset=offset,
+        largest=largest,
+        smallest_normal=smallest_normal,
+        epsilon=epsilon,
+        **row,
+    )
 
 
-FORMATS: dict[str, Format] = {row.name: row for row in _rows()}
+FORMATS: dict[str, Format] = {row["name"]: _row(**row) for row in _core.formats()}

@@ -11,24 +11,12 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from bitlaw.formats.spec import QuantSpec, SpecError, exact
+from bitlaw.formats.sparse_spec import SparseSpec
+from bitlaw.formats.spec import QuantSpec
+from bitlaw.formats.spec_error import SpecError
 
 # Weights are [in, out]: blocks run along the contraction axis.
 _AXIS = {"w": -2, "a": -1}
-
-
-@dataclasses.dataclass(frozen=True)
-class SparseSpec:
-    """Unstructured magnitude pruning of every block matrix to `level`, in [0, 1)."""
-
-    level: float
-
-    def __post_init__(self):
-        if not 0 <= self.level < 1:
-            raise ValueError(f"sparsity must be in [0, 1), got {self.level:g}")
-
-    def __str__(self) -> str:
-        return exact(self.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +46,10 @@ class Scheme:
                 raise SpecError(text, at, word, "part", ["w=...", "a=...", "s=...", "dense"])
             if key in parts:
                 raise SpecError(text, at, word, f"{key} is given twice", [])
-            parts[key] = (
-                _sparse(text, at + 2, value) if key == "s" else _quant(text, at, key, value)
-            )
+            try:
+                parts[key] = _part(key, value)
+            except SpecError as error:
+                raise error.within(text, at + 2) from None
         if not parts:
             raise SpecError(text or " ", 0, text, "scheme is empty: write dense", [])
         if parts.get("s") == SparseSpec(0.0):
@@ -83,20 +72,5 @@ class Scheme:
         return (1 - self.sparsity) * bits + (1.0 if self.s else 0.0)
 
 
-def _quant(text: str, at: int, key: str, value: str) -> QuantSpec:
-    try:
-        return QuantSpec.parse(value, axis=_AXIS[key])
-    except SpecError as error:
-        # The same message, with the caret under the word of the whole scheme.
-        lines = str(error).splitlines()
-        lines[1:3] = [f"  {text}", "  " + " " * (at + 2) + lines[2][2:]]
-        raise ValueError("\n".join(lines)) from None
-
-
-def _sparse(text: str, at: int, value: str) -> SparseSpec:
-    try:
-        return SparseSpec(float(value))
-    except ValueError as error:
-        known = "must be in" in str(error)
-        what = str(error) if known else f"sparsity must be a number in [0, 1), got {value!r}"
-        raise SpecError(text, at, value, what, []) from None
+def _part(key: str, value: str) -> QuantSpec | SparseSpec:
+    return SparseSpec.parse(value) if key == "s" else QuantSpec.parse(value, axis=_AXIS[key])

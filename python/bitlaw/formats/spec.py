@@ -13,7 +13,6 @@ given the spec's axis, which is the caller's and not in the string.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
@@ -22,6 +21,7 @@ import numpy as np
 
 from bitlaw.formats.format import FORMATS, Format
 from bitlaw.formats.quantizer import GRANULARITIES, Quantizer
+from bitlaw.formats.spec_error import SpecError, exact
 from bitlaw.ops.quantize import ESTIMATORS
 
 RULES = ("absmax", "absmax_half", "rms", "gauss_mse")
@@ -150,16 +150,6 @@ class QuantSpec:
             raise SpecError(text, 0, text, str(error), []) from None
 
 
-class SpecError(ValueError):
-    """A bad spec string: what was wrong, a caret under the word, and the nearest valid words."""
-
-    def __init__(self, text: str, at: int, word: str, what: str, valid: list[str]):
-        near = difflib.get_close_matches(word, valid, n=3, cutoff=0.5) or valid[:8]
-        head = f"unknown {what} {word!r}" if valid else what
-        hint = f"\n  nearest: {', '.join(near)}" if near else ""
-        super().__init__(f"{head}\n  {text}\n  {' ' * at}{'^' * max(len(word), 1)}{hint}")
-
-
 def _mod(word: str) -> dict | None:
     """The fields that a modifier sets, or None."""
     if word in ("tensor", "channel", "row"):
@@ -177,8 +167,3 @@ def _mod(word: str) -> dict | None:
     if match := re.fullmatch(r"rms\(((\d+\.?\d*|\.\d+)(e[+-]?\d+)?)\)", word):
         return {"rule": "rms", "k": float(match[1])}
     return None
-
-
-def exact(x: float) -> str:
-    """The shortest text that parses to this very number: 3, 0.1, 1e-07."""
-    return repr(float(x)).removesuffix(".0")

@@ -1,0 +1,106 @@
+// Counter-based random bits: Threefry2x32 with 20 rounds (Salmon et al., SC 2011), the generator
+// of jax.random. A bit depends on key, row and column only: never on thread, block or shard.
+#pragma once
+#include <tuple>
+
+#include "core/parallel.hpp"
+
+namespace bitlaw {
+
+// Columns served by one run of 16 counters: the first words, then the second words.
+inline constexpr int64_t kRandomRun = 32;
+
+// Key and number of a row, as they come in the operand u32[items, 3].
+struct Noise {
+  uint32_t key0, key1, row;
+};
+
+template <int r>
+BITLAW_LEAF void threefry_round(uint32_t& a, uint32_t& b) {
+  a += b;
+  b = (b << r) | (b >> (32 - r));
+  b ^= a;
+}
+
+// The two words of counter (a, b), in place.
+BITLAW_LEAF void threefry(uint32_t key0, uint32_t key1, uint32_t& a, uint32_t& b) {
+  const uint32_t key2 = key0 ^ key1 ^ 0x1bd11bdau;
+  const auto even = [&] {
+    threefry_round<13>(a, b), threefry_round<15>(a, b);
+    threefry_round<26>(a, b), threefry_round<6>(a, b);
+  };
+  const auto odd = [&] {
+    threefry_round<17>(a, b), threefry_round<29>(a, b);
+    threefry_round<16>(a, b), threefry_round<24>(a, b);
+  };
+  a += key0, b += key1;
+  even(), a += key1, b += key2 + 1;
+  odd(), a += key2, b += key0 + 2;
+  even(), a += key0, b += key1 + 3;
+  odd(), a += key1, b += key2 + 4;
+  even(), a += key2, b += key0 + 5;
+}
+
+// The upper 24 bits of a word as a number in [0, 1).
+BITLAW_LEAF float uniform_of(uint32_t word) {
+  return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f;
+}
+
+// Thresholds of columns 32 run .. 32 run + 31.
+BITLAW_LEAF void uniform_run(float* u, int64_t run, Noise noise) {
+  const auto first = static_cast<uint32_t>(run * (kRandomRun / 2));
+  BITLAW_LOOP
+  for (int i = 0; i < kRandomRun / 2; ++i) {
+    uint32_t a = noise.row, b = first + static_cast<uint32_t>(i);
+    threefry(noise.key0, noise.key1, a, b);
+    u[i] = uniform_of(a);
+    u[i + kRandomRun / 2] = uniform_of(b);
+  }
+}
+
+// u[0 .. end - begin): thresholds in [0, 1) of columns [begin, end) of a row; fastest where both
+// are multiples of 32.
+BITLAW_LEAF void uniform_columns(float* u, int64_t begin, int64_t end, Noise noise) {
+  const auto part = [&](int64_t from, int64_t to) {  // within one run
+    float whole[kRandomRun];
+    uniform_run(whole, from / kRandomRun, noise);
+    for (int64_t c = from; c < to; ++c) u[c - begin] = whole[c % kRandomRun];
+  };
+  const int64_t first = (begin + kRandomRun - 1) / kRandomRun, last = end / kRandomRun;
+  if (first > last) return part(begin, end);
+  if (begin < first * kRandomRun) part(begin, first * kRandomRun);
+  for (int64_t run = first; run < last; ++run)
+    uniform_run(u + run * kRandomRun - begin, run, noise);
+  if (last * kRandomRun < end) part(last * kRandomRun, end);
+}
+
+// ---- the op ----------------------------------------------------------------------------------
+
+struct UniformAttrs {
+  int64_t rows, cols;
+  static constexpr auto fields() {
+    return std::tuple{Field{"rows", &UniformAttrs::rows}, Field{"cols", &UniformAttrs::cols}};
+  }
+};
+
+struct UniformColumns {
+  BITLAW_LEAF static void run(float* u, int64_t begin, int64_t end, Noise noise) {
+    uniform_columns(u, begin, end, noise);
+  }
+};
+
+inline void uniform(const Parallel& par, View<const uint32_t, 2> noise, View<float, 3> u,
+                    UniformAttrs a) {
+  constexpr int64_t kPart = 8192;  // columns at a time
+  const int64_t parts = (a.cols + kPart - 1) / kPart, rows = noise.shape[0] * a.rows;
+  par(rows * parts, items_per_chunk(std::min(kPart, a.cols)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / parts, from = i % parts * kPart;
+      const uint32_t* n = noise.data + 3 * (row / a.rows);
+      on_isa<UniformColumns>(u.data + row * a.cols + from, from, std::min(a.cols, from + kPart),
+                             Noise{n[0], n[1], n[2] + static_cast<uint32_t>(row % a.rows)});
+    }
+  });
+}
+
+}  // namespace bitlaw
