@@ -5,6 +5,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "core/isa.hpp"
 #include "core/parallel.hpp"
 
 namespace bitlaw {
