@@ -31,7 +31,7 @@ sanitize:
 	LD_PRELOAD='$(SANITIZERS)' ASAN_OPTIONS=detect_leaks=0 \
 	  $(VENV)-sanitize/bin/python -m pytest tests/ops -k 'not fork and not threads'
 
-bench: $(VENV)/.installed-bench
+bench: $(VENV)/.installed-bench$(addprefix -,$(EXTRAS))
 	$(BIN)/python -m bench.ops
 
 lint: $(VENV)/.installed-lint

@@ -3,6 +3,7 @@
     python -m bench.ops                    every case
     python -m bench.ops nm_mask top_k      the cases whose name contains one of these
     python -m bench.ops --save             append the rows to bench/results/ops.jsonl
+    python -m bench.ops --rounds 1 --side 512    that everything runs; no figures
 
 All contenders of a case are timed in turn, round by round, in one process; ratios are of medians.
 "in place" donates the input, "fresh" makes a new output every call (and pays for its page faults).
@@ -11,164 +12,40 @@ All contenders of a case are timed in turn, round by round, in one process; rati
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import machine
-from bitlaw.formats import QuantSpec
+from bench import machine, rivals
+from bench.cases import Case, cases
 from bitlaw.ops import OPS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "ops.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One op on one input.
-
-    Attributes:
-        op, label: the row's name is "op label".
-        make: the op's arrays, made when the case is reached.
-        attributes: of the op.
-        rivals: name -> function of the arrays that does the same job another way.
-        goals: rival name, or "in-place scale", -> the speed ratio aimed at (at least; for
-            "in-place scale": time at most this many times a donated x * c).
-        function, definition: (*arrays, in_place) and (*arrays), where more than one op is called.
-    """
-
-    op: str
-    label: str
-    make: Callable[[], tuple]
-    attributes: dict
-    rivals: dict[str, Callable]
-    goals: dict[str, float]
-    function: Callable | None = None
-    definition: Callable | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.op} {self.label}"
-
-    @functools.cached_property
-    def arrays(self) -> tuple:
-        return self.make()
-
-
-def _normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def _quantize_arrays(shape: tuple, dtype: str, grid: np.ndarray) -> tuple:
-    x = _normal(*shape).astype(jnp.dtype(dtype))
-    return x, np.broadcast_to(grid, (shape[0], 4))
-
-
-def _quantize_cases() -> Iterator[Case]:
-    n = 4096
-    row = {"in-place scale": 1.4, "definition in place": 1.5, "definition": 1.0}
-    for text, estimator, dtype, goals in [
-        ("int4/row", "identity", "float32", row),
-        ("int4/block32", "identity", "float32", row | {"definition in place": 6.0}),
-        ("int4/row", "clip_rounded", "float32", {}),
-        ("quest4/row", "trust", "float32", {}),
-        ("int4/row", "identity", "bfloat16", {}),
-        ("int4/block32", "identity", "bfloat16", {}),
-        ("int4/channel", "identity", "float32", {}),
-    ]:
-        spec = QuantSpec.parse(text)
-        shape, block = spec.structure.layout((n, n))
-        attributes = {"block": block, "statistic": spec.structure.statistic}
-        attributes |= {"estimator": estimator, "pruned": False}
-        label = f"{text} {estimator} {n}x{n} {dtype}"
-        make = functools.partial(_quantize_arrays, shape, dtype, spec.grid)
-        yield Case("fake_quantize", label, make, attributes, {}, goals)
-
-
-def _tensor_case() -> Case:
-    """The scale of a whole tensor is composed of three ops."""
-    spec, n = QuantSpec.parse("int4"), 4096
-
-    def definition(x, grid):
-        scale = jnp.abs(x).max() / grid[3]
-        return jnp.clip(jnp.rint(x / scale), grid[0], grid[1]) * scale
-
-    return Case(
-        "fake_quantize",
-        f"int4/tensor identity {n}x{n} float32",
-        lambda: (_normal(n, n), spec.grid),
-        {},
-        {},
-        {"in-place scale": 2.0, "definition": 1.0},
-        lambda x, grid, in_place=False: spec.structure(x, grid, in_place=in_place),
-        definition,
-    )
-
-
-def _rest(covered: set[str]) -> Iterator[Case]:
-    """The largest example of every op that has no case of its own."""
-    for name, it in OPS.items():
-        if name not in covered:
-            examples = it.examples(np.random.default_rng(0))
-            size = lambda example: sum(np.size(a) for a in example[0])
-            arrays, attributes = max(examples, key=size)
-            make = functools.partial(tuple, arrays)
-            yield Case(name, "largest example", make, attributes, {}, {})
-
-
-def _mask_cases() -> Iterator[Case]:
-    n = 1 << 24
-    make = lambda: (_normal(1, n), np.array([n // 10], np.int32))
-
-    def partition(x, keep):
-        a = np.abs(x[0])
-        return a >= np.partition(a, n - int(keep[0]))[n - int(keep[0])]
-
-    sort = jax.jit(lambda x, keep: jnp.abs(x[0]) >= jnp.sort(jnp.abs(x[0]))[n - keep[0]])
-    rivals = {"np.partition": partition, "jnp.sort": sort}
-    goals = {"np.partition": 4.0, "jnp.sort": 100.0}
-    yield Case("top_k_mask", "10 % of 16M float32", make, {}, rivals, goals)
-
-    def top_2(x):
-        groups = jnp.abs(x).reshape(-1, 4)
-        index = jax.lax.top_k(groups, 2)[1]
-        return (jnp.arange(4) == index[..., None]).any(-2).reshape(x.shape)
-
-    rivals = {"lax.top_k": jax.jit(top_2)}
-    for along_rows in (False, True):
-        label = f"2:4 {'down' if along_rows else 'along'} 2048x2048 float32"
-        attributes = {"n": 2, "m": 4, "along_rows": along_rows}
-        make = lambda: (_normal(1, 2048, 2048),)
-        yield Case("nm_mask", label, make, attributes, rivals, {"lax.top_k": 15.0})
-
-    bits = lambda: np.random.default_rng(1).integers(0, 256, (4096, 512)).astype(np.uint8)
-    make = lambda: (_normal(4096, 4096), bits())
-    yield Case("prune", "4096x4096 float32", make, {}, {}, {})
-
-
-def _host_cases() -> Iterator[Case]:
-    def lengths():
-        drawn = np.random.default_rng(0).lognormal(6, 1, 1_000_000)
-        return (drawn.clip(1, 2048).astype(np.int64),)
-
-    yield Case("first_fit_decreasing", "1M lengths", lengths, {"capacity": 2048}, {}, {})
-
-
-def cases() -> Iterator[Case]:
-    """Every case."""
-    own = [*_quantize_cases(), _tensor_case(), *_mask_cases(), *_host_cases()]
-    yield from own
-    yield from _rest({case.op for case in own})
-
-
 def _on_device(arrays):
     return tuple(jax.device_put(jnp.array(a)) for a in arrays)
+
+
+@functools.cache
+def _jitted(function: Callable, **options) -> Callable:
+    """One per function: cases that share a program share its compilation."""
+    return jax.jit(function, **options)
+
+
+@functools.cache
+def _in_place(function: Callable) -> Callable:
+    return functools.partial(function, in_place=True)
+
+
+def _scaled(x):
+    return x * x.dtype.type(0.99)
 
 
 def _fresh(function, arrays) -> Callable[[], None]:
@@ -177,7 +54,7 @@ def _fresh(function, arrays) -> Callable[[], None]:
 
 def _donated(function, arrays) -> Callable[[], None]:
     """Calls that hand the first array on: each call overwrites the memory of the last."""
-    run = jax.jit(function, donate_argnums=0)
+    run = _jitted(function, donate_argnums=0)
     box = [jnp.array(arrays[0]), *arrays[1:]]
 
     def call():
@@ -197,26 +74,43 @@ def contenders(case: Case) -> dict[str, Callable[[], None]]:
     definition = case.definition or functools.partial(it.definition, **case.attributes)
     calls = {}
     if it.alias:
-        calls["in place"] = _donated(functools.partial(op, in_place=True), arrays)
-    calls["fresh"] = _fresh(jax.jit(op), arrays)
-    calls["definition"] = _fresh(jax.jit(definition), arrays)
+        calls["in place"] = _donated(_in_place(op), arrays)
+    if case.fresh:
+        calls["fresh"] = _fresh(_jitted(op), arrays)
+        calls["definition"] = _fresh(_jitted(definition), arrays)
     if it.alias:
         calls["definition in place"] = _donated(definition, arrays)
-        calls["in-place scale"] = _donated(lambda x: x * x.dtype.type(0.99), arrays[:1])
+        calls["in-place scale"] = _donated(_scaled, arrays[:1])
     for name, rival in case.rivals.items():
         jitted = hasattr(rival, "lower")
         calls[name] = _fresh(rival, arrays) if jitted else lambda r=rival: r(*case.arrays)
+    for name, rival in case.libraries.items():
+        if rival.torch:
+            x = rivals.tensor(case.arrays[0])
+            calls[name] = lambda r=rival, x=x: r.function(x)
+        else:
+            calls[name] = _donated(rival.function, arrays[:1])
     return calls
 
 
 def check(case: Case) -> None:
-    """The op equals its definition bit for bit on this very input (2 ulp for sums)."""
+    """The op equals its definition bit for bit on this very input (2 ulp for sums).
+
+    Quantization of matrices on the first 64 rows of it; so the rivals, up to rounding.
+    """
     it = OPS[case.op]
     if it.host:  # the naive definition would take hours; tests/ops compares them
         return
-    if case.function:
-        want = case.function(*case.arrays)
-        np.testing.assert_array_equal(jax.jit(case.function)(*case.arrays), want)
+    if case.definition:
+        arrays = case.arrays[0][:64], *case.arrays[1:]
+        got = np.asarray(_jitted(case.function)(*_on_device(arrays)))
+        want = case.definition(*arrays)
+        if case.exact:
+            np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8))
+        else:
+            rivals.close(got, want, case.name)
+        if case.spec:
+            rivals.check(case.spec)
         return
     got = jax.jit(lambda *a: it(*a, **case.attributes))(*_on_device(case.arrays))
     got = list(map(np.asarray, got if isinstance(got, tuple) else (got,)))
@@ -235,11 +129,12 @@ def measure(case: Case, rounds: int = 9) -> dict:
     calls = contenders(case)
     for call in calls.values():
         call()
-    slow = {name: _once(call) > 1.0 for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(rounds):
+    times = {name: [_once(call)] for name, call in calls.items()}
+    # Slow ones take fewer rounds: what they are compared with is far away.
+    wanted = {name: 1 if t > 0.5 else 3 if t > 0.03 else 9 for name, (t,) in times.items()}
+    for k in range(1, rounds):
         for name, call in calls.items():
-            if k < 3 or not slow[name]:
+            if k < wanted[name]:
                 times[name].append(_once(call))
     median = {name: float(np.median(t)) for name, t in times.items()}
     own = next(name for name in ("in place", "fresh", "numpy") if name in median)
@@ -251,13 +146,13 @@ def measure(case: Case, rounds: int = 9) -> dict:
     if "in-place scale" in median:
         row["over_in_place_scale"] = round(median["in place"] / median["in-place scale"], 2)
     pairs = {"definition": "fresh", "definition in place": "in place"}
-    pairs |= dict.fromkeys(case.rivals, own)
+    pairs |= dict.fromkeys((*case.rivals, *case.libraries), own)
     row["times_faster_than"] = {
         rival: round(median[rival] / median[mine], 2)
         for rival, mine in pairs.items()
         if rival in median
     }
-    row["missed"] = _missed(case, row)
+    row["missed"] = missed(case, row)
     return row
 
 
@@ -267,15 +162,16 @@ def _once(call) -> float:
     return time.perf_counter() - start
 
 
-def _missed(case: Case, row: dict) -> dict[str, str]:
-    missed = {}
-    for name, goal in case.goals.items():
+def missed(case: Case, row: dict) -> dict[str, str]:
+    """Name -> figure and goal, of the goals of what was measured that the row does not meet."""
+    found, faster = {}, row["times_faster_than"]
+    for name, goal in (case.goals | {n: r.goal for n, r in case.libraries.items()}).items():
         if name == "in-place scale":
             if row["over_in_place_scale"] > goal:
-                missed[name] = f"{row['over_in_place_scale']} > {goal}"
-        elif row["times_faster_than"][name] < goal:
-            missed[name] = f"{row['times_faster_than'][name]} < {goal}"
-    return missed
+                found[name] = f"{row['over_in_place_scale']} > {goal}"
+        elif name in faster and faster[name] < goal:
+            found[name] = f"{faster[name]} < {goal}"
+    return found
 
 
 def line(row: dict) -> str:
@@ -295,18 +191,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="cases whose name contains one of these")
     parser.add_argument("--save", action="store_true", help="append to bench/results/ops.jsonl")
+    parser.add_argument("--rounds", type=int, default=9, help="calls of each contender, at most")
+    parser.add_argument("--side", type=int, default=4096, help="of the matrices to quantize")
     options = parser.parse_args()
     here = machine.describe()
     print(json.dumps(here))
-    for case in cases():
-        if options.names and not any(name in case.name for name in options.names):
-            continue
+    wanted = lambda case: not options.names or any(name in case.name for name in options.names)
+    chosen = list(filter(wanted, cases(options.side)))
+    out = rivals.skipped() if any(case.spec for case in chosen) else {}
+    for name, why in out.items():
+        print(f"rival {name} skipped: {why}")
+    rows = []
+    for case in chosen:
         check(case)
-        row = measure(case)
-        print(line(row), flush=True)
+        rows.append(measure(case, options.rounds))
+        print(line(rows[-1]), flush=True)
         if options.save:
-            with RESULTS.open("a") as out:
-                out.write(json.dumps({"machine": here, **row}) + "\n")
+            with RESULTS.open("a") as file:
+                file.write(json.dumps({"machine": here, **rows[-1]}) + "\n")
+    short = sum(bool(row["missed"]) for row in rows)
+    counts = f"{len(out)} of {len(rivals.MODULES)} rivals skipped"
+    print(f"{len(rows)} cases, {short} miss a goal; {counts}")
 
 
 if __name__ == "__main__":

@@ -6,29 +6,69 @@ import json
 import pathlib
 import re
 
+from bench import rivals
+from bench.cases import cases
+
+DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
+QUANTIZE = re.compile(r"fake_quantize (\w+)/(tensor|row|block\d+) \d+x\d+ (float32|bfloat16)")
 
 
 def ops_table() -> str:
-    """The last row of every case of bench/results/ops.jsonl."""
+    """The last row of every case of bench/results/ops.jsonl; formats and their rivals in tables."""
     lines = (ROOT / "bench/results/ops.jsonl").read_text().splitlines()
-    rows = {row["case"]: row for row in map(json.loads, lines)}
-    here = list(rows.values())[-1]["machine"]
+    wanted = {case.name for case in cases()}
+    rows = {row["case"]: row for row in map(json.loads, lines) if row["case"] in wanted}
+    here = json.loads(lines[-1])["machine"]
+    formats = {match.groups(): rows[name] for name in rows if (match := QUANTIZE.fullmatch(name))}
     out = ["| case | ms | GB/s | time / in-place scale | faster than |", "|---|---|---|---|---|"]
     for row in rows.values():
+        if QUANTIZE.fullmatch(row["case"]):
+            continue
         own = next(name for name in ("in place", "fresh", "numpy") if name in row["ms"])
         over = row.get("over_in_place_scale")
-        rivals = ", ".join(f"{name} {x:.1f}x" for name, x in row["times_faster_than"].items())
+        others = ", ".join(f"{name} {x:.1f}x" for name, x in row["times_faster_than"].items())
         share = f"{over:.2f}" if over else ""
         speed = f"{row['gbs']:.0f}" if row["gbs"] >= 1 else ""
-        out.append(f"| {row['case']} | {row['ms'][own]:.2f} {own} | {speed} | {share} | {rivals} |")
+        out.append(f"| {row['case']} | {row['ms'][own]:.2f} {own} | {speed} | {share} | {others} |")
     machine = (
         f"{here['cpu']}, {here['cores']} cores, {here['isa']}; copy {here['copy_gbs']} GB/s, "
         f"in-place scale {here['in_place_gbs']} GB/s, product {here['matmul_gflops']} Gflop/s; "
         f"jax {here['jax']}; {here['date']}."
     )
-    return "\n".join([*out, "", machine])
+    return "\n".join([*out, "", *_formats_table(formats), "", *_rivals_table(formats), "", machine])
+
+
+def _formats_table(rows: dict[tuple, dict]) -> list[str]:
+    """By format: the time of `fake_quantize` over that of an in-place scale."""
+    columns = [(shared, dtype) for dtype in DTYPES for shared in ("tensor", "row", "block")]
+    titles = " | ".join(f"{shared} {DTYPES[dtype]}" for shared, dtype in columns)
+    out = [f"| in place, time / in-place scale | {titles} |", "|---" * 7 + "|"]
+    cells = {
+        (name, shared.rstrip("0123456789"), dtype): f"{row['over_in_place_scale']:.2f}"
+        for (name, shared, dtype), row in rows.items()
+    }
+    for name in dict.fromkeys(name for name, _, _ in rows):
+        out.append(f"| {name} | " + " | ".join(cells.get((name, *c), "") for c in columns) + " |")
+    return out
+
+
+def _rivals_table(rows: dict[tuple, dict]) -> list[str]:
+    """By format and what shares a scale: times faster than other libraries, f32 and bf16."""
+    titles = " | ".join(rivals.MODULES)
+    out = [f"| times faster, f32 / bf16 | {titles} |", "|---" * 5 + "|"]
+    for name, shared in dict.fromkeys((name, shared) for name, shared, _ in rows):
+        found = [rows.get((name, shared, dtype)) for dtype in DTYPES]
+        ratios = [row["times_faster_than"] if row else {} for row in found]
+        cells = [
+            " / ".join(f"{r[rival]:.1f}" if rival in r else "-" for r in ratios)
+            for rival in rivals.MODULES
+        ]
+        if set(cells) != {"- / -"}:
+            cells = ["" if cell == "- / -" else cell for cell in cells]
+            out.append(f"| {name}/{shared} | " + " | ".join(cells) + " |")
+    return out
 
 
 def study_table() -> str:

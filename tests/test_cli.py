@@ -50,7 +50,7 @@ def test_version_is_the_installed_one(capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["fit"], ["command must be one of reproduce, report, train", "'fit'"]),
+        (["fits"], ["command must be one of reproduce, report", "'fits'"]),
         (["reproduce", "--preset", "huge"], ["--preset", "'smoke'", "'quick'", "'cpu'", "'huge'"]),
         (["reproduce", "--jobs", "many"], ["--jobs", "'many'"]),
         (["reproduce", "--jobs", "-1"], ["jobs must be at least 0", "-1"]),
@@ -68,9 +68,18 @@ def test_version_is_the_installed_one(capsys):
         (["report", "absent"], ["runs.csv", "absent"]),
         (["train", "--width", "wide"], ["--width", "'wide'"]),
         (["train", "--width", "0"], ["width must be at least 1", "0"]),
+        (
+            ["train", "--init", "absent"],
+            ["must be a folder that bitlaw saved", "absent"],
+        ),
+        (["train", "--save", "/tmp"], ["save must be a folder that does not exist yet", "/tmp"]),
+        (["train", "--scheme", "s=3:2"], ["scheme: n must be in [1, m], got 3:2"]),
         (["train", "--tokens", "1000"], ["d_tokens must be a multiple of", "1000"]),
         (["train", "--scheme", "w=nope"], ["scheme: ", "'w=nope'"]),
         (["train", "--seed", "-1"], ["seed must be in 0..2^32-1, got -1"]),
+        (["train", "--experts", "8/soft"], ["experts must be a number and a router", "'8/soft'"]),
+        (["study", "cooking"], ["name must be one of experts, packing, qat, got 'cooking'"]),
+        (["study", "packing", "--jobs", "-1"], ["jobs must be at least 0, got -1"]),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(
@@ -123,7 +132,7 @@ def test_a_fit_that_is_refused_is_one_line(capsys, tmp_path, monkeypatch):
     def refuses(out):
         raise ValueError("runs must be\n  many, got few")
 
-    monkeypatch.setattr("bitlaw.studies.report.write", refuses)
+    monkeypatch.setattr("bitlaw.laws.read_runs", refuses)
     assert failed(capsys, "report", str(tmp_path)) == (2, "bitlaw: runs must be many, got few")
 
 
@@ -182,9 +191,12 @@ def test_an_install_without_extras_helps_or_names_the_extra(arguments, code, wor
 def test_train_trains_one_model_in_a_worker_and_prints_its_row(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     shape = ["--width", "8", "--depth", "1", "--tokens", "8192"]
-    assert cli.main(["train", "--scheme", "s=0.50", *shape]) == 0
+    saved = tmp_path.parent / f"{tmp_path.name}-saved"
+    assert cli.main(["train", "--scheme", "s=0.50", "--save", str(saved), *shape]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["scheme"] == "s=0.5" and row["d_tokens"] == 8192
+    code, line = failed(capsys, "train", "--init", str(saved), "--width", "16")
+    assert code == 2 and "init must be a checkpoint of {'width': 16" in line
     assert row["n_params"] == 768 and row["n_nonzero"] == 384
     assert 2 < row["loss"] < 6
     assert not list(tmp_path.iterdir()), "its folder is gone"

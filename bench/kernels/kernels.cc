@@ -146,10 +146,12 @@ void packing(const Options& o, const Parallel& par, double limit) {
   std::vector<int64_t> lengths(1000000), row(lengths.size()), start(lengths.size());
   for (auto& l : lengths) l = std::clamp<int64_t>(static_cast<int64_t>(draw(random)), 1, 2048);
   const auto n = static_cast<int64_t>(lengths.size());
-  report(o, "first_fit_decreasing 1M lengths", 24.0 * n, limit, [&] {
-    first_fit_decreasing(par, {lengths.data(), {n}}, {row.data(), {n}}, {start.data(), {n}},
-                         {2048});
-  });
+  const std::vector<int64_t> capacity{2048};
+  for (const char* algorithm : {"first_fit_decreasing", "best_fit_decreasing"})
+    report(o, std::string("fit_rows 1M lengths ") + algorithm, 24.0 * n, limit, [&] {
+      fit_rows(par, {lengths.data(), {n, 1}}, {capacity.data(), {1}}, {row.data(), {n}},
+               {start.data(), {n, 1}}, {algorithm, 0, 1});
+    });
 }
 
 }  // namespace

@@ -1,31 +1,23 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
-#include "bind/numpy.hpp"
-#include "bind/xla.hpp"
+#include "bind/op.hpp"
 #include "core/bits.hpp"
+#include "core/dispatch.hpp"
+#include "core/fill.hpp"
 #include "core/formats.hpp"
 #include "core/hadamard.hpp"
+#include "core/histogram.hpp"
+#include "core/learned.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
-#include "core/quantize.hpp"
 #include "core/random.hpp"
+#include "core/scale.hpp"
 #include "core/schedule.hpp"
 #include "core/select.hpp"
+#include "core/stream.hpp"
+#include "core/transposable.hpp"
 
-namespace py = pybind11;
 using namespace bitlaw;
-
-// An op with both doors, one instantiation per element type: (XLA handler, numpy function).
-template <auto... fns>
-py::tuple op() {
-  return py::make_tuple(py::capsule(reinterpret_cast<void*>(&bind::XlaHandler<fns...>::handle)),
-                        py::cpp_function(&bind::call_numpy<fns...>));
-}
-
-// A plan made on the host, from numpy only.
-template <auto... fns>
-py::tuple host() {
-  return py::make_tuple(py::none(), py::cpp_function(&bind::call_numpy<fns...>));
-}
+using namespace bitlaw::bind;
 
 // The table of formats, a dictionary per row.
 py::list formats() {
@@ -53,18 +45,32 @@ PYBIND11_MODULE(_core, m) {
   ops["statistic_ratio"] = op<&statistic_ratio>();
   ops["statistic_scale"] = op<&statistic_scale>();
   ops["outer_scale"] = op<&outer_scale>();
-  ops["fake_quantize"] = op<&fake_quantize<float>, &fake_quantize<bfloat16>>();
-  ops["fake_quantize_scaled"] = op<&fake_quantize_scaled<float>, &fake_quantize_scaled<bfloat16>>();
+  add_quantization(ops);
   ops["hadamard"] = op<&hadamard<float>, &hadamard<bfloat16>>();
+  ops["learned_gradient"] = op<&learned_gradient<float>, &learned_gradient<bfloat16>>();
   ops["uniform"] = op<&uniform>();
   ops["pack_bits"] = op<&pack_bits>();
   ops["unpack_bits"] = op<&unpack_bits>();
-  ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>>();
-  ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>>();
-  ops["prune"] = op<&prune<float>, &prune<bfloat16>>();
-  ops["cubic_schedule"] = host<&cubic_schedule>();
+  ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>, &top_k_mask<float16>>();
+  ops["select_threshold"] =
+      op<&select_threshold<float>, &select_threshold<bfloat16>, &select_threshold<float16>>();
+  ops["key_histogram"] =
+      op<&key_histogram<float>, &key_histogram<bfloat16>, &key_histogram<float16>>();
+  ops["threshold_mask"] =
+      op<&threshold_mask<float>, &threshold_mask<bfloat16>, &threshold_mask<float16>>();
+  ops["transposable_mask"] =
+      op<&transposable_mask<float>, &transposable_mask<bfloat16>, &transposable_mask<float16>>();
+  ops["nm_mask"] = op<&nm_mask<float>, &nm_mask<bfloat16>, &nm_mask<float16>>();
+  ops["prune"] = op<&prune<float>, &prune<bfloat16>, &prune<float16>>();
+  ops["polynomial_schedule"] = host<&polynomial_schedule>();
+  ops["alternating_schedule"] = host<&alternating_schedule>();
+  ops["cosine_schedule"] = host<&cosine_schedule>();
+  ops["dispatch_plan"] = op<&dispatch_plan>();
+  ops["dispatch_sort"] = op<&dispatch_sort>();
   ops["keep_counts"] = host<&keep_counts>();
-  ops["first_fit_decreasing"] = host<&first_fit_decreasing>();
+  ops["fit_rows"] = host<&fit_rows>();
+  ops["fill_rows"] = host<&fill_rows>();
+  ops["fit_stream"] = host<&fit_stream>();
   m.attr("ops") = ops;
 
   m.attr("xla_ffi_api") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);

@@ -1,5 +1,5 @@
 // Core function -> numpy function f(inputs, outputs, attributes). Releases the GIL; exceptions
-// become ValueError. bfloat16 arrays come viewed as uint16.
+// become ValueError. bfloat16 arrays come viewed as uint16, float16 ones as int16.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -14,7 +14,8 @@ namespace bitlaw::bind {
 namespace py = pybind11;
 
 template <class E>
-using NumpyElement = std::conditional_t<std::is_same_v<E, bfloat16>, uint16_t, E>;
+using NumpyElement = std::conditional_t<std::is_same_v<E, bfloat16>, uint16_t,
+                                        std::conditional_t<std::is_same_v<E, float16>, int16_t, E>>;
 
 struct NumpyAttributes {
   const py::dict& dict;

@@ -14,6 +14,8 @@ inline constexpr ffi::DataType kXlaType<float> = ffi::F32;
 template <>
 inline constexpr ffi::DataType kXlaType<bfloat16> = ffi::BF16;
 template <>
+inline constexpr ffi::DataType kXlaType<float16> = ffi::F16;
+template <>
 inline constexpr ffi::DataType kXlaType<uint8_t> = ffi::U8;
 template <>
 inline constexpr ffi::DataType kXlaType<int32_t> = ffi::S32;

@@ -192,4 +192,10 @@ inline void unpack_bits(const Parallel& par, View<const uint8_t, 2> packed, View
   });
 }
 
+struct PackFlags {
+  BITLAW_LEAF static void run(const uint8_t* flags, uint8_t* bits, int64_t n) {
+    pack_flags(flags, bits, n);
+  }
+};
+
 }  // namespace bitlaw

@@ -119,12 +119,17 @@ struct Above {
   float least;  // the least level index on the side of x: 0 keeps toward_zero from crossing zero
 };
 
+// 1 where the condition holds, else 0, by bits: `? 1 : 0` ends in branches that do not vectorise.
+BITLAW_LEAF float one_where(bool condition) {
+  return float_of(-static_cast<int32_t>(condition) & bits_of(1.0f));
+}
+
 // The whole number t is taken to: floor(t), or one more where the rest is above u; NaN stays NaN.
 BITLAW_LEAF float whole_above(float t, Above r) {
   const float number = t > -1.0f ? t : -1.0f;  // a NaN must not reach the conversion
   const float whole = static_cast<float>(static_cast<int32_t>(number));
-  const float floor = whole - (whole > number ? 1.0f : 0.0f);
-  const float n = floor + (number - floor > r.u ? 1.0f : 0.0f);
+  const float floor = whole - one_where(whole > number);
+  const float n = floor + one_where(number - floor > r.u);
   return (n > r.least ? n : r.least) + (t - t);
 }
 

@@ -1,5 +1,6 @@
 // Stretches of a row mapped to the grid, in pieces that stay in the first-level cache.
 #pragma once
+#include "core/code.hpp"
 #include "core/random.hpp"
 #include "core/scale.hpp"
 
@@ -15,18 +16,20 @@ struct Choices {
   bool pruned;  // exact zeros are pruned weights: they stay zero and take no part in the scale
   int64_t hadamard;
   Statistic statistic;
+  int64_t bits = 0;  // of packed codes, which are written instead of values; 0: values
 };
 
+// Elements mapped at a time, whose number the compiler knows.
+inline constexpr int kChunk = 16;
 // Elements worked on at a time while they stay in the first-level cache.
 inline constexpr int64_t kUnit = 8192;
-// Elements mapped between two looks ahead; longer groups have their numbers repeated this often.
-inline constexpr int64_t kPiece = 512;
 
 template <class E>
 class Buffer {
  public:
+  // Room for n elements and a chunk more.
   E* at_least(int64_t n) {
-    if (static_cast<int64_t>(data_.size()) < n) data_.resize(n);
+    if (static_cast<int64_t>(data_.size()) < n + kChunk) data_.resize(n + kChunk);
     return data_.data();
   }
 
@@ -36,19 +39,26 @@ class Buffer {
 
 // The memory of one thread, kept from call to call.
 struct Scratch {
-  Buffer<float> by, step, zero, inverse, low, threshold, staged;
-  Buffer<uint8_t> flags;
+  Buffer<float> by, step, zero, low, threshold, staged;
+  Buffer<uint8_t> flags, codes;
   static Scratch& of_thread() {
     static thread_local Scratch scratch;
     return scratch;
   }
 };
 
-// What a stretch of elements is mapped with, an array each: multiplied (or divided) by, times step;
-// affine codes moved by zero. `constant`: kPiece equal numbers that serve every piece.
+// Of each group, or of each element: multiplied (or divided) by, times step; affine codes are moved
+// by zero.
 struct Numbers {
   const float *by, *step, *zero;
-  bool constant;
+};
+
+// What all elements of a call share.
+struct Common {
+  Grid grid;
+  Pass pass;
+  float least;  // of Above
+  int32_t pruned;
 };
 
 // Consecutive elements of a row and where their results go.
@@ -56,7 +66,7 @@ template <class T>
 struct Stretch {
   const T* x;
   T* y;
-  uint8_t* mask;
+  uint8_t *mask, *codes;
   int64_t n, first;  // first: number of the first column
   Noise noise;
   Grid grid;
@@ -65,61 +75,82 @@ struct Stretch {
 // ---- leaves ----------------------------------------------------------------------------------
 
 template <class T, Element kElement, bool kNearest, bool kFlags>
-struct MapElements {
-  BITLAW_LEAF static void run(const T* x, T* y, uint8_t* flags, Numbers m, const float* threshold,
-                              int64_t n, int64_t ahead, Grid g, Pass pass, float least,
-                              int32_t pruned) {
-    for (int64_t i = 0; i < n; i += kPiece) {
-      const int64_t piece = n - i < kPiece ? n - i : kPiece, at = m.constant ? 0 : i;
-      // Each piece fetches its like of the next unit: the next statistic then finds its data in
-      // cache while this map computes (1.6x in bench/kernels, one thread).
-      for (int64_t p = 0; p < piece && ahead > 0; p += 64 / static_cast<int64_t>(sizeof(T)))
-        __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
-                                                         (ahead + i + p) * sizeof(T)));
-      map_piece(x + i, y + i, flags + i, m.by + at, m.step + at, m.zero + at, threshold + i, piece,
-                g, pass, least, pruned);
-    }
+BITLAW_LEAF void map_one(const T& x, T& y, uint8_t* flag, float by, float step, float zero,
+                         float threshold, const Common& c) {
+  const float v = to_float(x), shift = kElement == Element::affine ? zero : 0.0f;
+  Mapped m;
+  if constexpr (kNearest)
+    m = map_element<kElement>(v, by, shift, c.grid, NearestEven{});
+  else
+    m = map_element<kElement>(v, by, shift, c.grid, Above{threshold, c.least});
+  const int32_t drop = -(static_cast<int32_t>(v == 0.0f) & c.pruned);
+  y = Narrow<T>::from(float_of(bits_of(m.level * step) & ~drop));
+  if constexpr (kFlags) *flag = passes(m, c.pass, shift);
+}
+
+// Elements are mapped in chunks of a constant size, which the compiler unrolls. The last chunk of a
+// group may be a part: it goes through a copy of x and y; scratch memory has room for all of it.
+
+// Calls chunk(x, y, i) for the chunks of elements [begin, end).
+template <class T, class Chunk>
+BITLAW_LEAF void for_chunks(const T* x, T* y, int64_t begin, int64_t end, const Chunk& chunk) {
+  T part[kChunk];
+  for (int64_t i = begin; i < end; i += kChunk) {
+    const bool whole = i + kChunk <= end;
+    if (!whole)
+      for (int64_t j = 0; j < kChunk; ++j) part[j] = x[i + j < end ? i + j : end - 1];
+    chunk(whole ? x + i : part, whole ? y + i : part, i);
+    if (!whole)
+      for (int64_t j = i; j < end; ++j) y[j] = part[j - i];
   }
-  BITLAW_LEAF static void map_piece(const T* x, T* y, uint8_t* flags, const float* by,
-                                    const float* step, const float* zero, const float* threshold,
-                                    int64_t n, Grid g, Pass pass, float least, int32_t pruned) {
-    BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) {
-      const float v = to_float(x[i]), shift = kElement == Element::affine ? zero[i] : 0.0f;
-      Mapped m;
-      if constexpr (kNearest)
-        m = map_element<kElement>(v, by[i], shift, g, NearestEven{});
-      else
-        m = map_element<kElement>(v, by[i], shift, g, Above{threshold[i], least});
-      const int32_t drop = -(static_cast<int32_t>(v == 0.0f) & pruned);
-      y[i] = Narrow<T>::from(float_of(bits_of(m.level * step[i]) & ~drop));
-      if constexpr (kFlags) flags[i] = passes(m, pass, shift);
+}
+
+// Consecutive groups of one row.
+template <class T, Element kElement, bool kNearest, bool kFlags>
+struct MapGroups {
+  BITLAW_LEAF static void run(const T* x, T* y, uint8_t* flags, const float* u, Numbers m,
+                              int64_t groups, int64_t block, int64_t ahead, Common c) {
+    for (int64_t b = 0; b < groups; ++b) {
+      const float by = m.by[b], step = m.step[b];
+      const float zero = kElement == Element::affine ? m.zero[b] : 0.0f;
+      for_chunks(x, y, b * block, (b + 1) * block, [&](const T* from, T* to, int64_t at) {
+        // Each chunk fetches its like of the next unit: the next statistic then finds its data in
+        // cache while this map computes (1.6x in bench/kernels, one thread).
+        __builtin_prefetch(from + ahead);
+        BITLAW_LOOP
+        for (int i = 0; i < kChunk; ++i)
+          map_one<T, kElement, kNearest, kFlags>(from[i], to[i], flags + at + i, by, step, zero,
+                                                 kNearest ? 0.0f : u[at + i], c);
+      });
     }
   }
 };
 
-// The numbers of groups, repeated for each of their elements.
-struct ExpandGroups {
-  BITLAW_LEAF static void repeat(const float* x, float* y, int64_t groups, int64_t block) {
-    const auto each = [&](int64_t n) {
-      for (int64_t b = 0; b < groups; ++b)
-        for (int64_t i = 0; i < n; ++i) y[b * n + i] = x[b];
-    };
-    block == 32 ? each(32) : block == 16 ? each(16) : each(block);
+// Elements that have their numbers each: columns, and blocks shorter than a chunk.
+template <Element kElement, bool kNearest>
+struct MapColumns {
+  BITLAW_LEAF static void run(const float* x, float* y, uint8_t* flags, const float* u, Numbers m,
+                              int64_t n, int64_t, int64_t, Common c) {
+    for_chunks(x, y, 0, n, [&](const float* from, float* to, int64_t at) {
+      BITLAW_LOOP
+      for (int i = 0; i < kChunk; ++i)
+        map_one<float, kElement, kNearest, true>(
+            from[i], to[i], flags + at + i, m.by[at + i], m.step[at + i],
+            kElement == Element::affine ? m.zero[at + i] : 0.0f, kNearest ? 0.0f : u[at + i], c);
+    });
   }
-  BITLAW_LEAF static void run(const float* scale, const float* zero, float* inverse, float* by,
-                              float* step, float* zeros, int64_t groups, int64_t block,
-                              bool divided) {
+};
+
+// What x is multiplied or divided by, for each scale.
+struct Inverses {
+  BITLAW_LEAF static void run(const float* scale, float* by, int64_t n, bool divided) {
     if (divided) {
       BITLAW_LOOP
-      for (int64_t b = 0; b < groups; ++b) inverse[b] = divisor_of(scale[b]);
+      for (int64_t i = 0; i < n; ++i) by[i] = divisor_of(scale[i]);
     } else {
       BITLAW_LOOP
-      for (int64_t b = 0; b < groups; ++b) inverse[b] = inverse_of(scale[b]);
+      for (int64_t i = 0; i < n; ++i) by[i] = inverse_of(scale[i]);
     }
-    repeat(inverse, by, groups, block);
-    repeat(scale, step, groups, block);
-    if (zero) repeat(zero, zeros, groups, block);
   }
 };
 
@@ -136,12 +167,24 @@ struct NarrowTo {
 template <class T>
 class Mapper {
  public:
-  Mapper(const Choices& c, bool flags) : c_(c), flags_(flags), staged_(c.hadamard > 0) {
-    const Element element = element_of(c.kind, c.scaling);
+  // `columns`: stretches come with numbers for each element.
+  Mapper(const Choices& c, bool flags, bool columns) : c_(c), flags_(flags) {
     const bool nearest = c.rounding == Rounding::nearest;
-    with_element(element, [&]<Element kElement>() {
-      map_ = leaf<T, kElement>(nearest, flags);
-      map_staged_ = leaf<float, kElement>(nearest, flags);
+    const bool rare = columns || !nearest || c.statistic == Statistic::mse_search;
+    staged_ = c.hadamard > 0 || c.bits > 0 || (rare && !std::is_same_v<T, float>);
+    with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
+      if (!columns && nearest && !staged_)
+        map_ = flags ? leaf<MapGroups<T, kElement, true, true>, T>()
+                     : leaf<MapGroups<T, kElement, true, false>, T>();
+      else if (!columns && nearest)
+        map_floats_ = flags ? leaf<MapGroups<float, kElement, true, true>, float>()
+                            : leaf<MapGroups<float, kElement, true, false>, float>();
+      else if (!columns)
+        map_floats_ = flags ? leaf<MapGroups<float, kElement, false, true>, float>()
+                            : leaf<MapGroups<float, kElement, false, false>, float>();
+      else
+        map_floats_ = nearest ? leaf<MapColumns<kElement, true>, float>()
+                              : leaf<MapColumns<kElement, false>, float>();
     });
   }
 
@@ -149,11 +192,8 @@ class Mapper {
 
   // Thresholds, and the stretch as rotated floats where that is asked for.
   void open(const Stretch<T>& s, Scratch& scratch) const {
-    if (staged_) {
-      float* x = scratch.staged.at_least(s.n);
-      on_isa<Widen<T>>(s.x, x, s.n);
-      rotate(x, s.n, c_.hadamard);
-    }
+    if (staged_) on_isa<Widen<T>>(s.x, scratch.staged.at_least(s.n), s.n);
+    if (c_.hadamard) rotate(scratch.staged.at_least(s.n), s.n, c_.hadamard);
     if (c_.rounding == Rounding::nearest) return;
     float* u = scratch.threshold.at_least(s.n);
     if (c_.rounding == Rounding::stochastic)
@@ -162,73 +202,80 @@ class Mapper {
       std::fill_n(u, s.n, c_.rounding == Rounding::away ? 0.0f : 1.0f);
   }
 
-  // Maps `count` groups of `block` elements each, from the stretch's first on.
+  // Maps `count` groups of `block` elements each: all of the stretch.
   void groups(const Stretch<T>& s, Scratch& scratch, const float* scale, const float* zero,
               int64_t count, int64_t block) const {
-    if (block < kPiece) {
-      const Numbers m = expand(scratch, scale, zero, count, block, false);
-      return map(s, scratch, 0, s.n, m);
-    }
-    for (int64_t b = 0; b < count; ++b) {
-      const Numbers m = expand(scratch, scale + b, zero ? zero + b : nullptr, 1, kPiece, true);
-      map(s, scratch, b * block, block, m);
-    }
+    if (block < kChunk) return columns(s, scratch, expand(scratch, scale, zero, count, block));
+    float* by = scratch.by.at_least(count);
+    on_isa<Inverses>(scale, by, count, c_.scaling == Scaling::e4m3);
+    const float* step = scale;
+    if (c_.bits) step = std::fill_n(scratch.step.at_least(count), count, 1.0f) - count;
+    map(s, scratch, {by, step, zero}, count, block);
   }
 
+  // Maps a stretch whose elements have their numbers each.
+  void columns(const Stretch<T>& s, Scratch& scratch, Numbers m) const {
+    map(s, scratch, m, s.n, 1);
+  }
+
+  // The numbers of groups, repeated for each of their elements.
   Numbers expand(Scratch& scratch, const float* scale, const float* zero, int64_t count,
-                 int64_t block, bool constant) const {
+                 int64_t block) const {
     const int64_t n = count * block;
     float *by = scratch.by.at_least(n), *step = scratch.step.at_least(n);
     float* zeros = zero ? scratch.zero.at_least(n) : nullptr;
-    on_isa<ExpandGroups>(scale, zero, scratch.inverse.at_least(count), by, step, zeros, count,
-                         block, c_.scaling == Scaling::e4m3);
-    return {by, step, zeros, constant};
-  }
-
-  // Maps elements [from, from + n) of the stretch.
-  void map(const Stretch<T>& s, Scratch& scratch, int64_t from, int64_t n, Numbers m) const {
-    uint8_t* flags = flags_ ? scratch.flags.at_least(s.n) + from : nullptr;
-    const float* u = c_.rounding == Rounding::nearest ? nullptr : scratch.threshold.at_least(s.n);
-    const Pass pass = pass_of(c_.estimator, c_.kind, s.grid);
-    const float least = c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f;
-    const auto run = [&](auto leaf, auto* x, auto* y, int64_t ahead) {
-      leaf(x, y, flags, m, u ? u + from : nullptr, n, ahead, s.grid, pass, least, c_.pruned);
-    };
-    if (staged_) {
-      float* x = scratch.staged.at_least(s.n) + from;
-      run(map_staged_, x, x, 0);
-    } else {
-      run(map_, s.x + from, s.y + from, s.n);
-    }
+    for (int64_t i = 0; i < n; ++i) step[i] = scale[i / block];
+    for (int64_t i = 0; i < n && zero; ++i) zeros[i] = zero[i / block];
+    on_isa<Inverses>(static_cast<const float*>(step), by, n, c_.scaling == Scaling::e4m3);
+    if (c_.bits) std::fill_n(step, n, 1.0f);
+    return {by, step, zeros};
   }
 
   void close(const Stretch<T>& s, Scratch& scratch) const {
-    if (staged_) {
-      float* y = scratch.staged.at_least(s.n);
-      rotate(y, s.n, c_.hadamard);
+    if (c_.bits) {
+      const uint8_t* codes = scratch.codes.at_least(s.n);
+      with_bits(c_.bits, [&]<int k>() { on_isa<PackCodes<k>>(codes, s.codes, s.n); });
+    } else if (staged_) {
+      if (c_.hadamard) rotate(scratch.staged.at_least(s.n), s.n, c_.hadamard);
+      const float* y = scratch.staged.at_least(s.n);
       on_isa<NarrowTo<T>>(y, s.y, s.n);
     }
-    if (flags_) on_isa<PackCodes<1>>(scratch.flags.at_least(s.n), s.mask, s.n);
+    if (flags_) {
+      const uint8_t* flags = scratch.flags.at_least(s.n);
+      on_isa<PackCodes<1>>(flags, s.mask, s.n);
+    }
   }
 
  private:
   template <class E>
-  using Leaf = void (*)(const E*, E*, uint8_t*, Numbers, const float*, int64_t, int64_t, Grid, Pass,
-                        float, int32_t);
-  template <class E, Element kElement>
-  static Leaf<E> leaf(bool nearest, bool flags) {
-    const auto of = []<bool kNearest, bool kFlags>() -> Leaf<E> {
-      return [](auto... a) { on_isa<MapElements<E, kElement, kNearest, kFlags>>(a...); };
-    };
-    if (nearest)
-      return flags ? of.template operator()<true, true>() : of.template operator()<true, false>();
-    return flags ? of.template operator()<false, true>() : of.template operator()<false, false>();
+  using Leaf = void (*)(const E*, E*, uint8_t*, const float*, Numbers, int64_t, int64_t, int64_t,
+                        Common);
+  template <class Map, class E>
+  static Leaf<E> leaf() {
+    return [](auto... a) { on_isa<Map>(a...); };
+  }
+
+  void map(const Stretch<T>& s, Scratch& scratch, Numbers m, int64_t count, int64_t block) const {
+    uint8_t* flags = scratch.flags.at_least(s.n);
+    const float* u = c_.rounding == Rounding::nearest ? nullptr : scratch.threshold.at_least(s.n);
+    const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
+                        c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f, c_.pruned};
+    if (map_) return map_(s.x, s.y, flags, u, m, count, block, s.n, common);
+    float* const floats = staged_ ? scratch.staged.at_least(s.n) : nullptr;
+    if constexpr (std::is_same_v<T, float>)
+      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.n, common);
+    map_floats_(floats, floats, flags, u, m, count, block, 0, common);
+    if (c_.bits)
+      on_isa<EncodeLevels>(static_cast<const float*>(floats), scratch.codes.at_least(s.n),
+                           c_.kind == Kind::affine ? m.zero : nullptr, count, block, s.grid,
+                           c_.kind, c_.bits);
   }
 
   const Choices c_;
-  const bool flags_, staged_;
-  Leaf<T> map_;
-  Leaf<float> map_staged_;
+  const bool flags_;
+  bool staged_;  // mapped as floats in scratch memory
+  Leaf<T> map_ = nullptr;
+  Leaf<float> map_floats_ = nullptr;
 };
 
 }  // namespace bitlaw

@@ -73,12 +73,6 @@ struct NmDown {
   }
 };
 
-struct PackFlags {
-  BITLAW_LEAF static void run(const uint8_t* flags, uint8_t* bits, int64_t n) {
-    pack_flags(flags, bits, n);
-  }
-};
-
 // Flags of `length` consecutive elements, a multiple of the group's size.
 template <class T>
 void nm_flags(const T* x, uint8_t* flags, int64_t length, int64_t cols, NmAttrs a) {

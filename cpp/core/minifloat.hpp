@@ -1,4 +1,4 @@
-// One number: bfloat16 to float and back. Arithmetic is always float.
+// One number: bfloat16 and float16 to float, bfloat16 back. Arithmetic is always float.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -10,10 +10,21 @@ namespace bitlaw {
 struct bfloat16 {
   uint16_t bits;
 };
+struct float16 {
+  uint16_t bits;
+};
 
 BITLAW_LEAF float to_float(float x) { return x; }
 BITLAW_LEAF float to_float(bfloat16 x) {
   return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
+// By bits, so that every instruction set has it: the exponent is rebiased by an exact product.
+BITLAW_LEAF float to_float(float16 x) {
+  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
+  const float finite = std::bit_cast<float>(magnitude) * 0x1p112f;
+  const uint32_t special = magnitude >= (0x1fu << 23) ? 0x7f800000u : 0u;
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(finite) | special | sign);
 }
 
 template <class T>

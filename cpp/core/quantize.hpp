@@ -22,6 +22,7 @@ struct Quantize {
   float *scale, *zero;    // [items, cols / block], written unless given; zero: null unless affine
   const float *scale_in, *zero_in;
   Choices choices;
+  uint8_t* codes = nullptr;  // [items, rows, bytes of cols codes], written instead of y
 
   Stretch<T> stretch(int64_t item, int64_t row, int64_t first, int64_t n) const {
     const int64_t rows = x.shape[1], cols = x.shape[2], line = item * rows + row;
@@ -31,7 +32,9 @@ struct Quantize {
       bits_of_row = {noise[3 * item], noise[3 * item + 1],
                      noise[3 * item + 2] + static_cast<uint32_t>(row)};
     const int64_t at = line * cols + first;
-    return {x.data + at, y + at, bits, n, first, bits_of_row, grid_at(grid, item)};
+    const int64_t bytes = bytes_of_bits(cols * choices.bits);
+    return {x.data + at, y + at, bits,        codes + line * bytes + first / 8 * choices.bits,
+            n,           first,  bits_of_row, grid_at(grid, item)};
   }
 };
 
@@ -40,11 +43,11 @@ template <class Source>
 void scale_groups(const Choices& c, const Source* x, int64_t groups, Grid g, float* scale,
                   float* zero, Scratch& scratch) {
   const bool uniform = c.kind == Kind::uniform;
-  if (c.statistic == Statistic::mse_search)
-    return with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
-      on_isa<SearchGroups<Source, kElement>>(x, groups, c.block, scale, g, c.scaling, uniform,
-                                             c.pruned);
-    });
+  if constexpr (std::is_same_v<Source, float>)  // others are staged
+    if (c.statistic == Statistic::mse_search)
+      return with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
+        on_isa<SearchGroups<kElement>>(x, groups, c.block, scale, g, c.scaling, uniform, c.pruned);
+      });
   float* low = c.statistic == Statistic::range ? scratch.low.at_least(groups) : nullptr;
   on_isa<GroupStatistics<Source>>(x, groups, c.block, c.statistic, c.pruned, scale, low);
   on_isa<ScaleGroups>(static_cast<const float*>(scale), static_cast<const float*>(low), scale, zero,
@@ -62,7 +65,7 @@ void quantize_rows(const Parallel& par, const Quantize<T>& q) {
   const int64_t step = block == cols ? cols : std::lcm<int64_t>(block, kRandomRun);
   const int64_t unit = std::min(cols, std::max(step, kUnit / step * step));
   const int64_t units = (cols + unit - 1) / unit;
-  const Mapper<T> mapper(c, q.mask != nullptr);
+  const Mapper<T> mapper(c, q.mask != nullptr, block < kChunk);
   par(q.x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
     for (int64_t u = begin; u < end; ++u) {
@@ -89,17 +92,15 @@ void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale
                    const float* zero) {
   const int64_t rows = q.x.shape[1], cols = q.x.shape[2];
   const int64_t unit = std::min(cols, kUnit), units = (cols + unit - 1) / unit;
-  const Mapper<T> mapper(q.choices, q.mask != nullptr);
+  const Mapper<T> mapper(q.choices, q.mask != nullptr, unit < kChunk);
   for (int64_t item = 0; item < q.x.shape[0]; ++item)
     par(rows * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
       Scratch& scratch = Scratch::of_thread();
-      const Numbers m =
-          mapper.expand(scratch, scale + item, zero ? zero + item : nullptr, 1, kPiece, true);
       for (int64_t u = begin; u < end; ++u) {
         const int64_t first = u % units * unit, n = std::min(unit, cols - first);
         const Stretch<T> s = q.stretch(item, u / units, first, n);
         mapper.open(s, scratch);
-        mapper.map(s, scratch, 0, n, m);
+        mapper.groups(s, scratch, scale + item, zero ? zero + item : nullptr, 1, n);
         mapper.close(s, scratch);
       }
     });
@@ -110,14 +111,14 @@ template <class T>
 void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, const float* scale,
                       const float* zero) {
   const int64_t rows = q.x.shape[1], cols = q.x.shape[2], groups = cols / q.choices.block;
-  const Mapper<T> mapper(q.choices, q.mask != nullptr);
+  const Mapper<T> mapper(q.choices, q.mask != nullptr, true);
   par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
-    const Numbers m = mapper.expand(scratch, scale, zero, groups, q.choices.block, false);
+    const Numbers m = mapper.expand(scratch, scale, zero, groups, q.choices.block);
     for (int64_t row = begin; row < end; ++row) {
       const Stretch<T> s = q.stretch(item, row, 0, cols);
       mapper.open(s, scratch);
-      mapper.map(s, scratch, 0, cols, m);
+      mapper.columns(s, scratch, m);
       mapper.close(s, scratch);
     }
   });
@@ -163,20 +164,24 @@ void quantize_array(const Parallel& par, const Quantize<T>& q) {
 
 // ---- the ops ---------------------------------------------------------------------------------
 
-struct ScaledAttrs {
+struct MapAttrs {
   int64_t block;
   std::string kind, scaling, rounding, estimator;
-  bool pruned;
   int64_t hadamard;
+  bool pruned = false;
   static constexpr auto fields() {
-    using A = ScaledAttrs;
+    using A = MapAttrs;
     return std::tuple{Field{"block", &A::block},         Field{"kind", &A::kind},
                       Field{"scaling", &A::scaling},     Field{"rounding", &A::rounding},
-                      Field{"estimator", &A::estimator}, Field{"pruned", &A::pruned},
-                      Field{"hadamard", &A::hadamard}};
+                      Field{"estimator", &A::estimator}, Field{"hadamard", &A::hadamard}};
   }
 };
-struct QuantizeAttrs : ScaledAttrs {
+struct ScaledAttrs : MapAttrs {
+  static constexpr auto fields() {
+    return std::tuple_cat(MapAttrs::fields(), std::tuple{Field{"pruned", &MapAttrs::pruned}});
+  }
+};
+struct QuantizeAttrs : MapAttrs {
   std::string statistic;
   static constexpr auto fields() {
     return std::tuple_cat(ScaledAttrs::fields(),
@@ -185,7 +190,7 @@ struct QuantizeAttrs : ScaledAttrs {
 };
 
 template <class T>
-Choices choices_of(View<const T, 3> x, const ScaledAttrs& a, Statistic statistic) {
+Choices choices_of(View<const T, 3> x, const MapAttrs& a, Statistic statistic) {
   check(x, a.block, a.hadamard);
   const Choices c{a.block,
                   parse_kind(a.kind),
@@ -202,16 +207,23 @@ Choices choices_of(View<const T, 3> x, const ScaledAttrs& a, Statistic statistic
   return c;
 }
 
+// Of the ops that take the scale from the data.
+template <class T>
+Choices choices_of(View<const T, 3> x, const MapAttrs& a, const std::string& statistic) {
+  const Choices c = choices_of(x, a, parse_statistic(statistic));
+  require((c.kind == Kind::affine) == (c.statistic == Statistic::range),
+          "affine formats take the statistic range");
+  return c;
+}
+
 template <class T>
 void fake_quantize(const Parallel& par, View<const T, 3> x, View<const float, 2> grid,
                    View<const uint32_t, 2> noise, View<T, 3> y, View<float, 2> scale,
                    View<float, 2> zero, View<uint8_t, 3> mask, QuantizeAttrs a) {
-  const Choices c = choices_of(x, a, parse_statistic(a.statistic));
-  const bool affine = c.kind == Kind::affine;
-  require(affine == (c.statistic == Statistic::range), "affine formats take the statistic range");
+  const Choices c = choices_of(x, a, a.statistic);
   quantize_array<T>(par, {x, grid.data, noise.data, y.data,
                           c.estimator == Estimator::identity ? nullptr : mask.data, scale.data,
-                          affine ? zero.data : nullptr, nullptr, nullptr, c});
+                          c.kind == Kind::affine ? zero.data : nullptr, nullptr, nullptr, c});
 }
 
 template <class T>

@@ -90,9 +90,9 @@ inline constexpr int kCandidates = 8;
 // Of the scales of (16 - k) / 16 of absmax, k = 0..7, the one with the least squared error of
 // nearest rounding; of equals the largest. Errors are in units of absmax; element j of a group adds
 // to lane j mod 16, lanes add up in order.
-template <class T, Element kElement>
+template <Element kElement>
 struct SearchGroups {
-  BITLAW_LEAF static float error_of(const T* x, int64_t n, float scale, float unit, bool pruned,
+  BITLAW_LEAF static float error_of(const float* x, int64_t n, float scale, float unit, bool pruned,
                                     Grid g) {
     const float by = kElement == Element::divided ? divisor_of(scale) : inverse_of(scale);
     float lane[kLanes] = {};
@@ -103,13 +103,13 @@ struct SearchGroups {
     };
     const int64_t whole = n / kLanes * kLanes;
     for (int64_t i = 0; i < whole; i += kLanes)
-      for (int l = 0; l < kLanes; ++l) lane[l] += squared(to_float(x[i + l]));
-    for (int64_t i = whole; i < n; ++i) lane[i - whole] += squared(to_float(x[i]));
+      for (int l = 0; l < kLanes; ++l) lane[l] += squared(x[i + l]);
+    for (int64_t i = whole; i < n; ++i) lane[i - whole] += squared(x[i]);
     float sum = 0.0f;
     for (float part : lane) sum += part;
     return sum;
   }
-  BITLAW_LEAF static void run(const T* x, int64_t groups, int64_t block, float* scale, Grid g,
+  BITLAW_LEAF static void run(const float* x, int64_t groups, int64_t block, float* scale, Grid g,
                               Scaling scaling, bool uniform, bool pruned) {
     for (int64_t b = 0; b < groups; ++b) {
       const float amax = float_of(absmax_bits(x + b * block, block)), unit = inverse_of(amax);

@@ -1,10 +1,11 @@
 // The k largest magnitudes, exactly: histograms of bit patterns, never a sort.
 //
 // A key is the magnitude's bits plus one, and 0 for NaN, so NaN goes first and infinity stays. A
-// small sample says in which narrow range of keys the k-th lies; the first pass counts what is
-// above the range and bins what is inside, the second resolves one bin to single keys, the third
-// writes the mask: three reads, and memory that does not grow with n. Where the sample misled, the
-// first pass is made again over all keys, a fourth read: the answer never depends on the sample.
+// small sample says in which narrow range of keys the k-th lies. The first read counts what is
+// above the range and bins what is inside; the second writes the mask of what is above the k-th's
+// bin and collects the few in that bin, which are then ranked by key and index. Where the sample
+// misled or the bin is crowded, the range is counted again, over all keys or over that bin: a read
+// more each. Memory does not grow with n, and the answer never depends on the sample.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -23,80 +24,109 @@ BITLAW_LEAF int32_t selection_key(float x) {
   return m > kInfinityBits ? 0 : m + 1;
 }
 
+inline constexpr int32_t kZeroKey = 1;
 inline constexpr int32_t kKeys = kInfinityBits + 2;  // keys are 0 to kInfinityBits + 1
-inline constexpr int kBinBits = 16;
+inline constexpr int kBinBits = 12;                  // tables that stay in the first-level cache
+inline constexpr int64_t kBins = int64_t{1} << kBinBits;
+// A bin of more is counted again rather than collected.
+inline constexpr int64_t kCollected = 1 << 16;
 // Up to here a copy of the keys is smaller than a histogram.
 inline constexpr int64_t kCopied = 16 * 1024;
 
-// Keys lo + (b << shift) + 0 .. (1 << shift) - 1 belong to bin b of 2^kBinBits.
+// Keys lo + (b << shift) + 0 .. (1 << shift) - 1 belong to bin b of kBins.
 struct Range {
   int32_t lo;
   int shift;
 
   BITLAW_LEAF uint32_t bin(int32_t key) const { return static_cast<uint32_t>(key - lo) >> shift; }
+  int32_t last_of(int64_t bin) const {
+    return static_cast<int32_t>(std::min<int64_t>(kKeys, lo + ((bin + 1) << shift)) - 1);
+  }
+  // The range of one bin, in finer bins.
+  Range inside(int64_t bin) const {
+    return {lo + static_cast<int32_t>(bin << shift), std::max(0, shift - kBinBits)};
+  }
 };
+inline constexpr Range kAllKeys{0, 31 - kBinBits};
+
+// Key of |x| times a positive scale.
+template <class T>
+BITLAW_LEAF int32_t scaled_key(T x, float scale) {
+  return selection_key(to_float(x) * scale);
+}
 
 // Adds to *above the keys beyond the range, to bins those inside.
 template <class T>
 struct CountRange {
-  static constexpr int64_t kGroup = 64;
+  static constexpr int64_t kGroup = 512;
 
-  BITLAW_LEAF static void run(const T* x, int64_t n, Range range, int64_t* above, uint32_t* bins) {
-    constexpr uint32_t kBins = 1u << kBinBits;
-    uint16_t bin[kGroup];
-    uint8_t inside[kGroup], bits[kGroup / 8];
-    int64_t i = 0, beyond = 0;
-    for (; i + kGroup <= n; i += kGroup) {
-      int32_t over = 0;
-      for (int64_t j = 0; j < kGroup; ++j) {
-        const int32_t key = selection_key(to_float(x[i + j]));
-        const uint32_t b = range.bin(key);
-        inside[j] = b < kBins;
-        over += (key >= range.lo) & (b >= kBins);
-        bin[j] = static_cast<uint16_t>(b);
+  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, Range range, int32_t last,
+                              int64_t* above, int32_t* bins) {
+    uint8_t inside[kGroup];
+    for (int64_t i = 0; i < n; i += kGroup) {
+      const int64_t m = n - i < kGroup ? n - i : kGroup;
+      uint64_t bits[kGroup / 64] = {};
+      int32_t over = 0, zeros = 0;
+      for (int64_t j = 0; j < m; ++j) {
+        const int32_t key = scaled_key(x[i + j], scale);
+        over += key > last;
+        zeros += key == kZeroKey;
+        inside[j] = (key >= range.lo) & (key <= last) & (key != kZeroKey);
       }
-      beyond += over;
+      *above += over;
+      // Pruned weights are many, and all in one bin.
+      if (zeros && range.lo <= kZeroKey && kZeroKey <= last) bins[range.bin(kZeroKey)] += zeros;
+      pack_flags(inside, reinterpret_cast<uint8_t*>(bits), m);
       // Few are inside a narrow range: visit the set bits.
-      pack_flags(inside, bits, kGroup);
-      uint64_t set;
-      std::memcpy(&set, bits, 8);
-      for (; set; set &= set - 1) ++bins[bin[__builtin_ctzll(set)]];
+      for (int64_t w = 0; w < kGroup / 64; ++w)
+        for (uint64_t set = bits[w]; set; set &= set - 1)
+          ++bins[range.bin(scaled_key(x[i + 64 * w + __builtin_ctzll(set)], scale))];
     }
-    for (; i < n; ++i) {
-      const int32_t key = selection_key(to_float(x[i]));
-      const uint32_t b = range.bin(key);
-      if (key >= range.lo && b >= kBins) ++beyond;
-      if (b < kBins) ++bins[b];
-    }
-    *above += beyond;
   }
 };
 
 // flags[i] = key >= threshold
 template <class T>
 struct MarkFrom {
-  BITLAW_LEAF static void run(const T* x, int64_t n, int32_t threshold, uint8_t* flags,
+  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t threshold, uint8_t* flags,
                               uint8_t* bits) {
     BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) flags[i] = selection_key(to_float(x[i])) >= threshold;
+    for (int64_t i = 0; i < n; ++i) flags[i] = scaled_key(x[i], scale) >= threshold;
     pack_flags(flags, bits, n);
   }
 };
 
-// The same, but of the keys equal to the threshold only the first *ties, which is counted down.
+// The same of keys beyond `last`; equal[i] = first <= key <= last, and their number.
 template <class T>
-struct MarkWithTies {
-  BITLAW_LEAF static void run(const T* x, int64_t n, int32_t threshold, int64_t* ties,
-                              uint8_t* flags, uint8_t* bits) {
-    int64_t equal = 0;
-    for (int64_t i = 0; i < n; ++i) equal += selection_key(to_float(x[i])) == threshold;
-    if (*ties == 0) return MarkFrom<T>::run(x, n, threshold + 1, flags, bits);
-    if (equal <= *ties) {
-      *ties -= equal;
-      return MarkFrom<T>::run(x, n, threshold, flags, bits);
-    }
+struct MarkBeyond {
+  BITLAW_LEAF static void run(const T* x, int64_t n, int32_t first, int32_t last, uint8_t* flags,
+                              uint8_t* bits, uint8_t* equal, int64_t* found) {
+    int32_t count = 0;
     for (int64_t i = 0; i < n; ++i) {
       const int32_t key = selection_key(to_float(x[i]));
+      flags[i] = key > last;
+      equal[i] = (key >= first) & (key <= last);
+      count += (key >= first) & (key <= last);
+    }
+    pack_flags(flags, bits, n);
+    *found = count;
+  }
+};
+
+// Of the keys equal to the threshold only the first *ties are marked, which is counted down.
+template <class T>
+struct MarkWithTies {
+  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t threshold, int64_t* ties,
+                              uint8_t* flags, uint8_t* bits) {
+    if (*ties == 0) return MarkFrom<T>::run(x, n, scale, threshold + 1, flags, bits);
+    int64_t equal = 0;
+    for (int64_t i = 0; i < n; ++i) equal += scaled_key(x[i], scale) == threshold;
+    if (equal <= *ties) {
+      *ties -= equal;
+      return MarkFrom<T>::run(x, n, scale, threshold, flags, bits);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t key = scaled_key(x[i], scale);
       const bool tie = (key == threshold) & (*ties > 0);
       *ties -= tie;
       flags[i] = (key > threshold) | tie;
@@ -107,15 +137,15 @@ struct MarkWithTies {
 
 struct Histogram {
   int64_t above = 0;
-  std::vector<uint32_t> bins = std::vector<uint32_t>(size_t{1} << kBinBits);
+  std::vector<int32_t> bins = std::vector<int32_t>(kBins);
 
   // The largest bin such that it and all above hold at least `keep` keys, or -1; `keep` becomes
   // what is to be taken from that bin.
   int64_t find(int64_t& keep) const {
     if (above >= keep) return -1;
     keep -= above;
-    for (int64_t b = (int64_t{1} << kBinBits) - 1; b >= 0; --b) {
-      if (static_cast<int64_t>(bins[b]) >= keep) return b;
+    for (int64_t b = kBins - 1; b >= 0; --b) {
+      if (bins[b] >= keep) return b;
       keep -= bins[b];
     }
     return -1;
@@ -123,16 +153,17 @@ struct Histogram {
 };
 
 template <class T>
-Histogram histogram(const Parallel& par, const T* x, int64_t n, Range range) {
+Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Range range) {
   Histogram total;
   std::mutex mutex;
-  const int64_t stretches = std::max<int64_t>(4, par.threads());
+  const int64_t stretches = n <= kSerial ? 1 : std::max<int64_t>(4, par.threads());
   par(n, (n + stretches - 1) / stretches, [&](int64_t begin, int64_t end) {
     Histogram part;
-    on_isa<CountRange<T>>(x + begin, end - begin, range, &part.above, part.bins.data());
+    on_isa<CountRange<T>>(x + begin, end - begin, scale, range, range.last_of(kBins - 1),
+                          &part.above, part.bins.data());
     std::lock_guard lock(mutex);  // sums of integers: any order gives the same total
     total.above += part.above;
-    for (size_t b = 0; b < part.bins.size(); ++b) total.bins[b] += part.bins[b];
+    for (int64_t b = 0; b < kBins; ++b) total.bins[b] += part.bins[b];
   });
   return total;
 }
@@ -156,20 +187,26 @@ Range sampled_range(const T* x, int64_t n, int64_t keep) {
     std::nth_element(keys.begin(), keys.begin() + r, keys.end(), std::greater<>());
     return keys[r];
   };
-  const int32_t lo = key_at(rank + margin, 0), hi = key_at(rank - margin, kKeys - 1);
+  const int32_t hi = key_at(rank - margin, kKeys - 1);
+  int32_t lo = key_at(rank + margin, 0);
+  // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
+  if (lo == kZeroKey && key_at(rank, 0) > kZeroKey) {
+    for (const int32_t key : keys) lo = key > kZeroKey && (lo == kZeroKey || key < lo) ? key : lo;
+    lo = std::max(kZeroKey + 1, lo - (1 << 22));
+  }
   const auto width = static_cast<int>(std::bit_width(static_cast<uint32_t>(hi - lo)));
   return {lo, std::max(0, width - kBinBits)};
 }
 
-struct Threshold {
-  int32_t key;    // of the smallest element taken
-  int64_t take;   // how many elements with that key are taken
-  bool all_ties;  // whether that is all of them
+// Where the smallest element taken lies: keys first to last, `count` elements, of which `take`.
+struct Bin {
+  int32_t first, last;
+  int64_t count, take;
 };
 
-// By a copy of the keys; `keep` >= 1.
+// By a copy of the keys, a bin of one key; `keep` >= 1.
 template <class T>
-Threshold small_threshold(const T* x, int64_t n, int64_t keep) {
+Bin small_bin(const T* x, int64_t n, int64_t keep) {
   static thread_local std::vector<int32_t> keys;
   keys.resize(n);
   for (int64_t i = 0; i < n; ++i) keys[i] = selection_key(to_float(x[i]));
@@ -178,53 +215,101 @@ Threshold small_threshold(const T* x, int64_t n, int64_t keep) {
   const auto equal = [&](int64_t begin, int64_t end) {
     return std::count(keys.begin() + begin, keys.begin() + end, key);
   };
-  return {key, equal(0, keep), equal(keep, n) == 0};
+  return {key, key, equal(0, n), equal(0, keep)};
 }
 
-// By histograms; `keep` >= 1.
+// By histograms, until a bin of more than one key holds at most `crowd`; `keep` >= 1.
 template <class T>
-Threshold histogram_threshold(const Parallel& par, const T* x, int64_t n, int64_t keep) {
+Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int64_t crowd) {
   Range range = sampled_range(x, n, keep);
-  Histogram h = histogram(par, x, n, range);
+  Histogram h = histogram(par, x, n, 1.0f, range);
   int64_t left = keep, bin = h.find(left);
   if (bin < 0) {  // not in the sample's range
-    range = {0, 31 - kBinBits};
-    h = histogram(par, x, n, range);
+    range = kAllKeys;
+    h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  while (range.shift > 0) {
-    range = {range.lo + static_cast<int32_t>(bin << range.shift),
-             std::max(0, range.shift - kBinBits)};
-    h = histogram(par, x, n, range);
+  while (range.shift > 0 && h.bins[bin] > crowd) {
+    range = range.inside(bin);
+    h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  return {range.lo + static_cast<int32_t>(bin), left, static_cast<int64_t>(h.bins[bin]) == left};
+  return {range.lo + static_cast<int32_t>(bin << range.shift), range.last_of(bin), h.bins[bin],
+          left};
+}
+
+// leaf(first element, how many, 8192 bytes of scratch, bytes of the mask) for stretches of x.
+template <class T, class Leaf>
+void mark(const Parallel& par, const T* x, int64_t n, uint8_t* mask, const Leaf& leaf) {
+  constexpr int64_t kUnit = 8192;  // a multiple of 8, so that threads write different bytes
+  par((n + kUnit - 1) / kUnit, kSerial / kUnit, [&](int64_t begin, int64_t end) {
+    uint8_t flags[kUnit];
+    for (int64_t u = begin; u < end; ++u)
+      leaf(x + u * kUnit, std::min(kUnit, n - u * kUnit), flags, mask + u * (kUnit / 8));
+  });
+}
+
+// Marks what is beyond the bin, and of the bin the `take` largest, lowest index first among equals.
+template <class T>
+void mark_collecting(const Parallel& par, const T* x, int64_t n, const Bin& bin, uint8_t* bits) {
+  struct Found {
+    int32_t key;
+    int64_t index;
+    bool operator<(const Found& o) const { return key != o.key ? key > o.key : index < o.index; }
+  };
+  std::vector<Found> all;
+  std::mutex mutex;
+  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
+    uint8_t equal[8192];
+    int64_t found = 0;
+    on_isa<MarkBeyond<T>>(part, m, bin.first, bin.last, flags, out, static_cast<uint8_t*>(equal),
+                          &found);
+    if (!found) return;
+    std::lock_guard lock(mutex);  // the order they are found in is lost below
+    for (int64_t i = 0; i < m; ++i)
+      if (equal[i]) all.push_back({selection_key(to_float(part[i])), part - x + i});
+  });
+  std::nth_element(all.begin(), all.begin() + (bin.take - 1), all.end());
+  for (int64_t i = 0; i < bin.take; ++i)
+    bits[all[i].index / 8] |= static_cast<uint8_t>(1u << (all[i].index % 8));
 }
 
 template <class T>
-void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, uint8_t* mask) {
-  constexpr int64_t kUnit = 8192;  // a multiple of 8, so that threads write different bytes
-  const auto mark = [&](const Parallel& threads, const auto& leaf) {
-    threads((n + kUnit - 1) / kUnit, kSerial / kUnit, [&](int64_t begin, int64_t end) {
-      uint8_t flags[kUnit];
-      for (int64_t u = begin; u < end; ++u)
-        leaf(x + u * kUnit, std::min(kUnit, n - u * kUnit), flags, mask + u * (kUnit / 8));
-    });
-  };
+void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, uint8_t* bits) {
   if (keep <= 0) {
-    std::fill_n(mask, bytes_of_bits(n), uint8_t{0});
+    std::fill_n(bits, bytes_of_bits(n), uint8_t{0});
     return;
   }
-  Threshold t = n <= kCopied ? small_threshold(x, n, keep) : histogram_threshold(par, x, n, keep);
-  if (t.all_ties) {
-    mark(par, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* bits) {
-      on_isa<MarkFrom<T>>(part, m, t.key, flags, bits);
+  Bin bin = n <= kCopied ? small_bin(x, n, keep) : histogram_bin(par, x, n, keep, kCollected);
+  if (bin.take == bin.count) {
+    mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
+      on_isa<MarkFrom<T>>(part, m, 1.0f, bin.first, flags, out);
     });
-  } else {  // the lowest indices are taken, so in order, on one thread
-    mark(Parallel(), [&](const T* part, int64_t m, uint8_t* flags, uint8_t* bits) {
-      on_isa<MarkWithTies<T>>(part, m, t.key, &t.take, flags, bits);
+  } else if (bin.count <= kCollected) {
+    mark_collecting(par, x, n, bin, bits);
+  } else {  // one crowded key, of which the lowest indices: in order, on one thread
+    mark(Parallel(), x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
+      on_isa<MarkWithTies<T>>(part, m, 1.0f, bin.first, &bin.take, flags, out);
     });
   }
+}
+
+inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
+  for (int64_t i = 0; i < keep.shape[0]; ++i)
+    require(keep.data[i] >= 0 && keep.data[i] <= n,
+            "keep must be in [0, " + std::to_string(n) + "], got " + std::to_string(keep.data[i]));
+}
+
+// body(parallel, item): large items one by one on all threads, small ones side by side.
+template <class Body>
+void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
+  if (n > kSerial) {
+    for (int64_t i = 0; i < items; ++i) body(par, i);
+    return;
+  }
+  par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(Parallel(), i);
+  });
 }
 
 // mask[item] has exactly keep[item] ones: the largest |x|, lowest index first among equals.
@@ -232,17 +317,26 @@ template <class T>
 void top_k_mask(const Parallel& par, View<const T, 2> x, View<const int32_t, 1> keep,
                 View<uint8_t, 2> mask) {
   const int64_t n = x.shape[1];
-  for (int64_t i = 0; i < x.shape[0]; ++i)
-    require(keep.data[i] >= 0 && keep.data[i] <= n,
-            "keep must be in [0, " + std::to_string(n) + "], got " + std::to_string(keep.data[i]));
-  if (n > kSerial) {
-    for (int64_t i = 0; i < x.shape[0]; ++i)
-      top_k_mask_item(par, x.item(i), n, keep.data[i], mask.item(i));
-    return;
-  }
-  par(x.shape[0], items_per_chunk(n), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      top_k_mask_item(Parallel(), x.item(i), n, keep.data[i], mask.item(i));
+  require_counts(keep, n);
+  over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
+    top_k_mask_item(threads, x.item(i), n, keep.data[i], mask.item(i));
+  });
+}
+
+// The key of the keep-th largest |x| of each item, and how many with that key are taken; for keep
+// 0 a key beyond all.
+template <class T>
+void select_threshold(const Parallel& par, View<const T, 2> x, View<const int32_t, 1> keep,
+                      View<int32_t, 1> key, View<int32_t, 1> take) {
+  const int64_t n = x.shape[1];
+  require_counts(keep, n);
+  over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
+    Bin bin{kKeys, kKeys, 0, 0};
+    if (keep.data[i] > 0)
+      bin = n <= kCopied ? small_bin(x.item(i), n, keep.data[i])
+                         : histogram_bin(threads, x.item(i), n, keep.data[i], 0);
+    key.data[i] = bin.first;
+    take.data[i] = static_cast<int32_t>(bin.take);
   });
 }
 

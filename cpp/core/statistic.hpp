@@ -98,6 +98,14 @@ template <class T, int kBlock>
 BITLAW_LEAF void absmax_of_blocks(const T* x, int64_t groups, float* high) {
   for (int64_t b = 0; b < groups; ++b) high[b] = float_of(absmax_bits(x + b * kBlock, kBlock));
 }
+template <class T, int kBlock>
+BITLAW_LEAF void range_of_blocks(const T* x, int64_t groups, float* high, float* low) {
+  for (int64_t b = 0; b < groups; ++b) {
+    const Sums s = sums_of_stretch(x + b * kBlock, kBlock, Statistic::range, false);
+    high[b] = float_of(s.high);
+    low[b] = float_of(s.low);
+  }
+}
 template <class T>
 struct GroupStatistics {
   BITLAW_LEAF static void run(const T* x, int64_t groups, int64_t block, Statistic statistic,
@@ -105,6 +113,8 @@ struct GroupStatistics {
     const bool absmax = statistic == Statistic::absmax;
     if (absmax && block == 16) return absmax_of_blocks<T, 16>(x, groups, high);
     if (absmax && block == 32) return absmax_of_blocks<T, 32>(x, groups, high);
+    if (statistic == Statistic::range && block == 32)
+      return range_of_blocks<T, 32>(x, groups, high, low);
     for (int64_t b = 0; b < groups; ++b) {
       const Sums s = sums_of(x + b * block, block, statistic, pruned);
       high[b] = statistic_of(s, statistic);

@@ -12,11 +12,23 @@ __version__ = "0.1.0"
 # Public name -> the module that has it.
 _NAMES = {
     "fake_quantize": "bitlaw.formats",
+    "quantize": "bitlaw.formats",
+    "dequantize": "bitlaw.formats",
+    "quantize_params": "bitlaw.formats",
+    "compress_params": "bitlaw.formats",
+    "decompress_params": "bitlaw.formats",
+    "dot_general": "bitlaw.formats",
+    "make_dot_general": "bitlaw.formats",
+    "saved_bytes": "bitlaw.formats",
+    "ste": "bitlaw.formats",
+    "QArray": "bitlaw.formats",
     "QuantSpec": "bitlaw.formats",
     "Scheme": "bitlaw.formats",
     "BitMask": "bitlaw.sparsity",
     "top_k_mask": "bitlaw.sparsity",
     "nm_mask": "bitlaw.sparsity",
+    "dispatch": "bitlaw.packing",
+    "global_masks": "bitlaw.sparsity",
 }
 _MODULES = ("ops", "formats", "sparsity", "packing", "models", "train", "laws", "studies")
 

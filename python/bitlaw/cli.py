@@ -29,8 +29,12 @@ ABOUT = """\
 Low-bit and sparse training in JAX, and what each compression costs.
 
   bitlaw reproduce      train a grid of small models, fit the law, report every multiplier
-  bitlaw report DIR     fit and report again, from DIR/runs.csv
+  bitlaw report DIR     fit and report again, from DIR/runs.csv; or the page of a fit.json
+  bitlaw plan           the best scheme, size and tokens within budgets, from a fit
   bitlaw train          train one model, print its row
+  bitlaw fit            fit a scaling law to your table of runs, or to a published one
+  bitlaw study NAME     another study: experts, packing, qat
+  bitlaw formats        print the table of number formats
   bitlaw --version      print the version
   bitlaw COMMAND --help explains a command
 
@@ -39,6 +43,8 @@ A scheme says what is compressed, and how:
   dense                             nothing: the baseline
   w=quest4/channel                  weights to 4 bits, one scale per output column
   "w=quest4/channel a=quest4/row"   activations too, one scale per token
+  "w=mxfp4 a=mxfp4 g=fp8"           microscaling formats, fp8 gradients too
+  w=my_module:my_quantizer          a JAX function of your own, x -> x_hat
   s=0.5                             half of the weights pruned during training
 
 Start with:
@@ -52,7 +58,11 @@ Start with:
 COMMANDS = {
     "reproduce": "bitlaw.commands.reproduce:Reproduce",
     "report": "bitlaw.commands.report:Report",
+    "plan": "bitlaw.commands.plan:Plan",
     "train": "bitlaw.commands.train:Train",
+    "fit": "bitlaw.commands.fit:Fit",
+    "study": "bitlaw.commands.study:Study",
+    "formats": "bitlaw.commands.formats:Formats",
 }
 
 

@@ -102,9 +102,13 @@ def test_gradient_is_the_named_estimator(text):
 
 def _scales(x, spec):
     """The step of every element, from the distances between levels that came out."""
-    one = lambda v: bitlaw.ops.quantize.group_statistic(
-        v, block=spec.structure.layout(x.shape)[1], statistic=spec.structure.statistic, pruned=False
-    )
+    one = lambda v: bitlaw.ops.statistic.group_statistic(
+        v,
+        block=spec.structure.layout(x.shape)[1],
+        statistic=spec.structure.statistic,
+        pruned=False,
+        hadamard=0,
+    )[0]
     shape, block = spec.structure.layout(x.shape)
     if spec.granularity == "tensor":
         return jnp.full(x.shape, jnp.sqrt(jnp.mean(x * x)) / spec.grid[3])
@@ -279,3 +283,38 @@ def test_it_runs_where_jit_is_disabled_and_nans_are_hunted():
 def test_bad_quantizers_are_refused_by_name(fields, message):
     with pytest.raises(ValueError, match=message):
         Quantizer(**fields)
+
+
+def test_stochastic_rounding_needs_a_key_and_agrees_through_every_door():
+    x = np.random.default_rng(13).normal(size=(3, 16, 64)).astype(np.float32)
+    with pytest.raises(ValueError, match="key must be given for stochastic rounding, got None"):
+        bitlaw.fake_quantize(x, "mxfp4/stochastic")
+    with pytest.raises(ValueError, match=r"key must be u32\[2\] or a threefry key of jax"):
+        bitlaw.fake_quantize(x, "mxfp4/stochastic", key=np.zeros(3, np.uint32))
+    key = jax.random.key(5)
+    for text in ("mxfp4/stochastic", "int4/channel/stochastic", "uint4/stochastic"):
+        host = bitlaw.fake_quantize(x, text, key=key)
+        rounded = jax.jit(lambda x, k, t=text: bitlaw.fake_quantize(x, t, key=k))
+        np.testing.assert_array_equal(rounded(x, jax.random.key_data(key)), host)
+        assert (rounded(x, jax.random.key(6)) != host).any()
+    each = np.stack([bitlaw.fake_quantize(a, "int4/row/stochastic", key=key) for a in x])
+    mapped = jax.vmap(lambda a: bitlaw.fake_quantize(a, "int4/row/stochastic", key=key))(x)
+    np.testing.assert_array_equal(mapped, each)  # rows are numbered anew in every example
+
+
+@pytest.mark.parametrize("text", ["quest3/row/hadamard16", "quest3/channel/hadamard16"])
+def test_a_rotated_quantizer_passes_the_rotated_masked_gradient(text):
+    """y = H q(H x), dx = H (mask * (H g)), the mask that of the rotated values."""
+    columns = text.startswith("quest3/channel")
+    x, g = np.random.default_rng(14).normal(size=(2, 32, 48)).astype(np.float32)
+    one = np.array([[1.0]])
+    for _ in range(4):
+        one = np.block([[one, one], [one, -one]])
+    turn = lambda a: (a.reshape(-1, 16) @ (one / 4)).reshape(a.shape)
+    across = lambda a: a.T if columns else a
+    rotated = turn(np.ascontiguousarray(across(x))).astype(np.float32)
+    inner, pull = jax.vjp(lambda r: bitlaw.fake_quantize(r, "quest3/row"), jnp.asarray(rotated))
+    passed = pull(jnp.asarray(turn(np.ascontiguousarray(across(g))), jnp.float32))[0]
+    y, pull = jax.vjp(lambda x: bitlaw.fake_quantize(x, text), jnp.asarray(x))
+    np.testing.assert_allclose(y, across(turn(np.asarray(inner))), atol=2e-5)
+    np.testing.assert_allclose(pull(jnp.asarray(g))[0], across(turn(np.asarray(passed))), atol=2e-5)

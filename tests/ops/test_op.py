@@ -115,8 +115,9 @@ def test_unknown_isa_is_refused_by_name():
 def test_attributes_are_read_as_plain_python_values():
     x = np.ones((1, 1, 8), np.float32)
     it = OPS["group_statistic"]
-    a = it(x, block=np.int32(8), statistic="absmax", pruned=np.bool_(False))
-    b = jax.jit(lambda x: it(x, block=np.int32(8), statistic="absmax", pruned=np.True_))(x)
+    common = {"block": np.int32(8), "statistic": "absmax", "hadamard": np.int64(0)}
+    a, _ = it(x, pruned=np.bool_(False), **common)
+    b, _ = jax.jit(lambda x: it(x, pruned=np.True_, **common))(x)
     assert a == 1 and b == 1
     with pytest.raises(ValueError, match="group_statistic takes attributes"):
         it(x, block=8, statistic="absmax")
@@ -127,7 +128,8 @@ import os
 import numpy as np
 from bitlaw.ops import OPS
 x = np.ones((64, 1, 4096), np.float32)
-run = lambda: OPS["group_statistic"](x, block=4096, statistic="absmax", pruned=False)
+attributes = {"block": 4096, "statistic": "absmax", "pruned": False, "hadamard": 0}
+run = lambda: OPS["group_statistic"](x, **attributes)[0]
 run()  # starts the parent's threads
 pid = os.fork()
 if pid == 0:
@@ -165,7 +167,8 @@ import resource
 import numpy as np
 from bitlaw.ops import OPS
 x = np.ones((64, 1, 4096), np.float32)
-run = lambda: OPS["group_statistic"](x, block=4096, statistic="absmax", pruned=False)
+attributes = {"block": 4096, "statistic": "absmax", "pruned": False, "hadamard": 0}
+run = lambda: OPS["group_statistic"](x, **attributes)[0]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limits = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), limits[1]))  # no room for a stack

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitlaw
+from bitlaw.sparsity import select_threshold
 
 HARD = {
     "zero": np.zeros(999),
@@ -34,6 +35,21 @@ def test_equals_a_stable_argsort():
     want = np.zeros(x.size, bool)
     want[order[:12_345]] = True
     np.testing.assert_array_equal(bitlaw.top_k_mask(x, 12_345).to_bool(), want)
+
+
+@pytest.mark.parametrize("zeros", [0.3, 0.5, 0.999])
+def test_equals_a_stable_argsort_of_weights_that_are_pruned_already(zeros):
+    """Counts just below, at and above that of the non-zeros: their zeros are counted apart."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=50_000).astype(np.float32)
+    x[np.abs(x) < np.quantile(np.abs(x), zeros)] = 0
+    x[:20] = np.nan
+    order = np.argsort(-np.nan_to_num(np.abs(x), nan=-1), kind="stable")
+    nonzero = np.count_nonzero(np.nan_to_num(x))
+    for keep in (nonzero // 2, nonzero - 1, nonzero, nonzero + 1, nonzero + 100, 49_990):
+        want = np.zeros(x.size, bool)
+        want[order[:keep]] = True
+        np.testing.assert_array_equal(bitlaw.top_k_mask(x, keep).to_bool(), want)
 
 
 def test_nan_is_pruned_first_and_infinity_last():
@@ -125,3 +141,18 @@ def test_a_mask_is_a_pytree_of_one_bit_per_weight():
     (leaf,) = jax.tree.leaves(mask)
     assert leaf.nbytes == 125_000
     assert jax.tree.map(lambda x: x, mask).shape == (1000, 1000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("door", [np.asarray, jnp.asarray])
+def test_a_threshold_and_its_ties_say_the_same_as_the_mask(door, dtype):
+    x = door(HARD["few values"].astype(dtype))
+    for keep in (1, 300, 999):
+        magnitude, ties = select_threshold(x, keep)
+        above, equal = jnp.abs(x) > magnitude, jnp.abs(x) == magnitude
+        want = np.asarray(above) | (np.asarray(equal) & (np.cumsum(equal) <= ties))
+        np.testing.assert_array_equal(bitlaw.top_k_mask(x, keep).to_bool(), want)
+    magnitude, ties = select_threshold(door(HARD["nan"].astype(dtype)), 5)
+    assert np.isnan(magnitude) and ties == 5
+    magnitude, ties = select_threshold(x, 0)
+    assert np.isinf(magnitude) and ties == 0

@@ -51,6 +51,39 @@ def test_cpu_is_the_two_hour_grid():
     assert sum(expected.values()) == 372
 
 
+def test_cpu_sparse_is_the_grid_of_cpu_with_patterns_and_methods():
+    schemes = {scheme for scheme, _, _ in contents("cpu-sparse")}
+    levels = {f"s={level}" for level in (0.25, 0.5, 0.75, 0.875)}
+    methods = {"s=0.5/ste", "s=0.75/rigl", "s=0.75/global", "w=quest4/channel s=2:4"}
+    assert schemes == {"dense", "s=2:4", "s=4:8", "s=1:4"} | levels | methods
+    assert len(schemes) == 12
+    assert sum(contents("cpu-sparse").values()) == sum(contents("cpu").values())
+
+
+def test_cpu_formats_is_dense_and_twelve_schemes_from_1_to_8_bits():
+    runs = PRESETS["cpu-formats"].runs()
+    schemes = list(dict.fromkeys(one.scheme for one in runs))
+    assert len(schemes) == 13 and schemes[0] == "dense"
+    parsed = [Scheme.parse(scheme) for scheme in schemes[1:]]
+    weights = sorted(scheme.w.bits for scheme in parsed if scheme.a is None)
+    both = sorted(scheme.w.bits for scheme in parsed if scheme.a and "quest" in str(scheme))
+    assert weights == pytest.approx([1, 1.585, 2, 3, 4, 8], abs=1e-3) and both == [2, 3, 4, 8]
+    assert schemes[-2:] == ["w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"]
+    assert len(runs) == 403
+
+
+def test_a_users_source_is_part_of_a_runs_identity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "a_reproduced_module.py"
+    source.write_text("def half(x):\n    return x / 2\n")
+    model = PRESETS["smoke"].runs()[0].model
+    one = point("w=a_reproduced_module:half", model, 2**16, 0)
+    before = one.id("data", "build")
+    source.write_text("def half(x):\n    return x / 4\n")
+    assert one.id("data", "build") != before
+    sys.modules.pop("a_reproduced_module")
+
+
 def test_smoke_has_what_a_fit_needs_and_little_more():
     runs = PRESETS["smoke"].runs()
     assert len({one.scheme for one in runs}) == 3
@@ -79,7 +112,8 @@ def test_schemes_replace_the_presets_own_but_dense_stays():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ValueError, match="preset must be one of smoke, quick, cpu, got 'slow'"):
+    known = "smoke, quick, cpu, cpu-sparse, cpu-formats"
+    with pytest.raises(ValueError, match=f"preset must be one of {known}, got 'slow'"):
         reproduce.plan_preset("slow")
 
 
@@ -99,7 +133,8 @@ def test_grids_share_a_program_and_structures_do_not():
         return program(run.Job((point(scheme, reproduce.Size(16, depth).model, 2**19, 0),)))
 
     assert program_of("w=quest4/channel") == program_of("w=quest2/channel")
-    assert program_of("s=0.5") == program_of("s=0.75")
+    assert program_of("s=0.5") == program_of("s=0.75") == program_of("s=0.9/acdc")
+    assert len({program_of(s) for s in ("s=0.5", "s=2:4", "s=1:4", "s=2:4/ste")}) == 4
     schemes = ("dense", "w=quest4/channel", "w=quest4/channel a=quest4/row", "s=0.5")
     assert len({program_of(scheme, depth) for scheme in schemes for depth in (1, 2)}) == 8
 

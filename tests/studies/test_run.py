@@ -26,7 +26,7 @@ RUN = Run("dense", MODEL, d_tokens=1600, seed=0, batch=4, learning_rate=1e-2, wa
 COLUMNS = {
     *("run_id", "scheme", "n_params", "n_total", "n_nonzero", "d_tokens", "seed", "loss", "status"),
     *("flops", "seconds", "data_sha256", "version", "avg_params", "width", "depth"),
-    "learning_rate",
+    *("learning_rate", "experts", "n_dense", "n_active", "init_tokens"),
 }
 
 
@@ -112,7 +112,7 @@ def test_ids_change_with_everything_that_determines_a_row():
         run(warmup=6),
         run(cooldown=0.2),
     ]
-    assert len(others) == len(dataclasses.fields(Run))
+    assert len(others) == len(dataclasses.fields(Run)) - 2  # init and save have a test of theirs
     ids = {one.id("data", "build") for one in [RUN, *others]}
     ids |= {RUN.id("other data", "build"), RUN.id("data", "other build")}
     assert len(ids) == len(others) + 3
@@ -165,6 +165,48 @@ def test_average_parameters_are_the_integral_of_the_cubic_ramp():
     exact = 0.25 + 0.5 * (1 - 0.75 * 0.5) + 0.25 * 0.5
     # The ramp is a staircase of 50 stairs, half a stair late: at most 0.5 * 0.5 / 50 / 2 too many.
     assert 0 < average_params(long) / (12 * 8**2) - exact < 0.5 * 0.5 / 50
+
+
+@pytest.mark.parametrize(
+    "scheme, share",
+    [
+        ("s=0.75/static", 0.25),
+        ("s=0.75/rigl", 0.25),
+        ("s=2:4/ste", 0.5),
+        ("s=0.5/oneshot", 0.75),  # from the middle on
+        ("s=0.75/global/oneshot", 0.625),
+        ("s=0.75/block4x4/oneshot", 0.625),
+        ("s=0.5/acdc", 0.25 + 0.5 * 0.75 + 0.25 * 0.5),  # half of the ramp's place is dense
+    ],
+)
+def test_average_parameters_of_methods_by_hand(scheme, share):
+    got = average_params(run(scheme=scheme, d_tokens=64 * 1600)) / (12 * 8**2)
+    assert got == pytest.approx(share, rel=1e-12)
+
+
+def test_a_run_from_a_checkpoint_counts_the_whole_training(corpus, tmp_path):
+    dense = run(d_tokens=960, save=str(tmp_path / "dense"))
+    (first,) = rows_of(Job((dense,)), corpus)
+    assert dense.id("d", "b") == run(d_tokens=960).id("d", "b")
+    pruned = run(scheme="s=0.5/static", d_tokens=1920, init=dense.save)
+    (row,) = rows_of(Job((pruned,)), corpus)
+    assert pruned.id("d", "b") != run(scheme="s=0.5/static", d_tokens=1920).id("d", "b")
+    assert (first["init_tokens"], row["init_tokens"]) == (0, 960)
+    assert row["flops"] == 3 * first["flops"] and row["d_tokens"] == 1920
+    assert row["avg_params"] == pytest.approx(768 * (1 / 3 + 2 / 3 * 0.5))
+    # Its id follows the weights, wherever they are.
+    (tmp_path / "dense").rename(tmp_path / "moved")
+    moved = dataclasses.replace(pruned, init=str(tmp_path / "moved"))
+    assert moved.id(corpus.sha256, "b") == row["run_id"]
+    other = run(d_tokens=960, seed=1, save=dense.save)
+    rows_of(Job((other,)), corpus)
+    assert pruned.id(corpus.sha256, "b") != row["run_id"]
+    dense = dataclasses.replace(dense, save=moved.init)
+    # Twice removed: the checkpoint of a run that had one.
+    again = run(d_tokens=960, init=str(tmp_path / "more"))
+    rows_of(Job((run(d_tokens=960, init=dense.save, save=again.init),)), corpus)
+    (last,) = rows_of(Job((again,)), corpus)
+    assert last["init_tokens"] == 1920 and last["flops"] == 3 * first["flops"]
 
 
 def test_cost_grows_with_the_work():

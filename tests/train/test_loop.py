@@ -7,15 +7,24 @@ import jax
 import numpy as np
 import pytest
 
-from bitlaw.formats import Scheme
+from bitlaw.formats import Scheme, SparseSpec
 from bitlaw.models import count, lm
 from bitlaw.models.layers import Structure
 from bitlaw.models.lm import ModelConfig
-from bitlaw.train import loop, step
+from bitlaw.train import checkpoint, loop, step
 from bitlaw.train.loop import Recipe
 
 MODEL = ModelConfig(width=8, depth=1, context=16)
 W4A4 = "w=quest4/channel a=quest4/row"
+
+MORE = (
+    "w=binary", "w=ternary/channel", "w=nf4 a=int8/fixed(0.05)", "w=uint4/block32/learned",
+    "w=int4/channel/lsq_plus a=int8/learned", "w=uint4/channel/learned a=uint4/pact",
+    "w=e4m3/delayed a=e4m3/delayed", "w=int4/block16x16",
+    "w=int4/channel/stochastic a=mxfp8/stochastic", "w=mxint8 a=mxfp6/away g=e5m2/toward_zero",
+    "w=quest4/channel/hadamard16 a=quest4/row/hadamard16", "w=int3/channel/mse_search",
+    "w=fp8/scale_pow2 a=fp8 g=fp8", "w=bitlaw.formats.switched:switched_fp8",
+)  # fmt: skip
 
 
 def recipe(scheme="dense", **changes):
@@ -31,7 +40,11 @@ def same(one, other):
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
-@pytest.mark.parametrize("scheme", ["dense", W4A4])
+# Scales learned by gradient, taken from past steps, and random numbers of every step.
+STATEFUL = "w=int4/channel/learned a=e4m3/delayed g=fp8/stochastic"
+
+
+@pytest.mark.parametrize("scheme", ["dense", W4A4, STATEFUL])
 def test_branches_equal_separate_runs_bit_for_bit(scheme, corpus):
     budgets = [24, 61, 90]  # stable parts end inside chunks
     branches = trained(recipe(scheme), corpus, budgets)
@@ -43,7 +56,12 @@ def test_branches_equal_separate_runs_bit_for_bit(scheme, corpus):
 
 
 @pytest.mark.parametrize(
-    "scheme", ["dense", W4A4, "s=0.75", "w=quest4/channel s=0.5", "w=int4/block6"]
+    "scheme",
+    [
+        *("dense", W4A4, "s=0.75", "w=quest4/channel s=0.5", "w=int4/block6"),
+        "w=nvfp4 a=mxfp4",
+        *(pytest.param(scheme, marks=pytest.mark.slow) for scheme in MORE),
+    ],
 )
 def test_training_lowers_the_loss(scheme, corpus):
     seen = []
@@ -74,7 +92,7 @@ def test_chunks_change_no_bit(corpus):
     rates = np.full(20, 1e-2, np.float32)
     ends = []
     for cuts in ([0, 20], [0, 1, 13, 20]):
-        state = step.fresh_state(0, MODEL, None)
+        state = step.fresh_state(step.fresh_params(0, MODEL))
         losses = []
         for begin, end in itertools.pairwise(cuts):
             batches = corpus.train_batches(0, 4, begin, end, salt=0)
@@ -85,13 +103,29 @@ def test_chunks_change_no_bit(corpus):
 
 
 def test_the_seed_alone_decides_the_first_parameters():
-    schedule = loop.optimizer.pruning(0.5, 100)
-    dense, pruned = (step.fresh_state(3, MODEL, s).params for s in (None, schedule))
-    assert same(dense, pruned)
-    assert not same(dense, step.fresh_state(4, MODEL, None).params)
+    tx = loop.optimizer.sparse(SparseSpec(0.5), 100)
+    params = step.fresh_params(3, MODEL)
+    assert same(params, step.fresh_state(params, tx).params)
+    assert not same(params, step.fresh_params(4, MODEL))
 
 
-@pytest.mark.parametrize("scheme, share", [("s=0.5", 0.5), ("w=quest4/channel s=0.75", 0.25)])
+@pytest.mark.parametrize(
+    "scheme, share",
+    [
+        ("s=0.5", 0.5),
+        ("w=quest4/channel s=0.75", 0.25),
+        ("w=int4/channel s=2:4", 0.5),
+        ("s=1:4/transposable", 0.25),
+        ("s=0.5/block4x4", 0.5),
+        ("s=0.75/oneshot", 0.25),
+        ("s=0.75/acdc", 0.25),
+        ("s=0.75/static", 0.25),
+        ("s=0.75/ste", 0.25),
+        ("s=2:4/sr_ste", 0.5),
+        ("s=2:4/s_ste", 0.5),
+        ("s=2:4/global", 0.5),
+    ],
+)
 def test_pruned_runs_end_at_their_exact_sparsity_matrix_by_matrix(scheme, share, corpus):
     (branch,) = trained(recipe(scheme), corpus, [60])
     for path, leaf in jax.tree_util.tree_leaves_with_path(branch.params):
@@ -99,6 +133,35 @@ def test_pruned_runs_end_at_their_exact_sparsity_matrix_by_matrix(scheme, share,
         if path[0].key != "head":
             assert np.count_nonzero(leaf) == kept
     assert count.n_nonzero(branch.params) == count.n_params(MODEL) * share
+
+
+def test_a_wide_decoder_keeps_exactly_a_quarter_of_every_matrix(corpus):
+    model = ModelConfig(width=64, depth=2, heads=2, context=16)
+    (branch,) = trained(recipe("s=0.75", model=model), corpus, [20])
+    for block in branch.params["blocks"]:
+        for name, (rows, cols) in model.matrices.items():
+            assert np.count_nonzero(block[name]) == rows * cols // 4
+
+
+@pytest.mark.parametrize("scheme", ["s=0.75/rigl", "s=0.75/set", "s=0.75/global"])
+def test_regrowing_and_global_runs_end_at_their_exact_count(scheme, corpus):
+    """Weights grown last may still be zero; global counts hold for all matrices together."""
+    (branch,) = trained(recipe(scheme), corpus, [60])
+    kept = count.n_params(MODEL) // 4
+    assert 0.9 * kept <= count.n_nonzero(branch.params) <= kept
+    assert scheme != "s=0.75/global" or count.n_nonzero(branch.params) == kept
+
+
+def test_a_run_may_start_from_a_checkpoint(corpus, tmp_path):
+    (dense,) = trained(recipe(), corpus, [60])
+    checkpoint.save(tmp_path / "dense", dense.params, {})
+    (pruned,) = trained(recipe("s=0.5", init=str(tmp_path / "dense")), corpus, [60])
+    (scratch,) = trained(recipe("s=0.5"), corpus, [60])
+    assert pruned.loss < scratch.loss
+    assert count.n_nonzero(pruned.params) == count.n_params(MODEL) // 2
+    model = dataclasses.replace(MODEL, depth=2)
+    with pytest.raises(ValueError, match=r"leaf \['blocks'\]\[1\].* got absent"):
+        trained(recipe(model=model, init=str(tmp_path / "dense")), corpus, [4])
 
 
 def test_a_study_compiles_once_per_model_and_structure(corpus):

@@ -8,7 +8,7 @@ from bitlaw import packing
 from bitlaw.models import lm
 from bitlaw.models.layers import Structure
 from bitlaw.models.lm import ModelConfig
-from bitlaw.train.loss import mean_cross_entropy, summed_cross_entropy
+from bitlaw.train.loss import mean_cross_entropy, mean_distillation, summed_cross_entropy
 
 
 def test_loss_is_the_weighted_negative_log_probability_of_the_targets():
@@ -61,3 +61,24 @@ def test_packed_loss_is_the_sum_of_the_losses_of_its_documents():
         errors.append((float(packed) - exact, alone - exact))
     packed, alone = np.sqrt(np.mean(np.square(errors), axis=0))
     assert packed <= 2 * alone < 1e-6 * exact
+
+
+def test_distillation_is_cross_entropy_to_a_certain_teacher_and_stops_at_its_own_logits():
+    rng = np.random.default_rng(7)
+    logits, weights = rng.normal(size=(2, 5, 8)), np.ones((2, 5))
+    targets = rng.integers(0, 8, (2, 5))
+    certain = np.where(np.arange(8) == targets[..., None], 100.0, -100.0)
+    np.testing.assert_allclose(
+        mean_distillation(logits, certain, weights),
+        mean_cross_entropy(logits, targets, weights),
+        rtol=1e-6,
+    )
+    gradient = jax.grad(mean_distillation)(logits, logits, weights)
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+    some = weights * (rng.random((2, 5)) < 0.5)
+    other = np.where(some[..., None] > 0, logits, 99.0)
+    np.testing.assert_allclose(
+        mean_distillation(other, certain, some),
+        mean_distillation(logits, certain, some),
+        rtol=1e-6,
+    )

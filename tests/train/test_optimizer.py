@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from bitlaw.formats import SparseSpec
 from bitlaw.train import optimizer
 
 
@@ -58,7 +59,7 @@ def test_only_block_matrices_are_pruned_each_to_the_same_sparsity():
         "embedding": jnp.arange(1.0, 9.0).reshape(2, 4),
         "blocks": [{"up": jnp.arange(1.0, 9.0).reshape(2, 4), "mlp_norm": jnp.ones(4)}],
     }
-    tx = optimizer.gradually_pruned(optimizer.pruning(0.5, 8))
+    tx = optimizer.sparse(SparseSpec(0.5), 8)
     state = tx.init(params)
     for _ in range(8):
         gradients = jax.tree.map(jnp.zeros_like, params)

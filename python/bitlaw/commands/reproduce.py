@@ -18,12 +18,13 @@ class Reproduce:
     Stop it at any time (Ctrl-C, even kill -9): the same command goes on where it was.
 
       bitlaw reproduce --preset quick --out study
-      bitlaw reproduce --schemes s=0.5 "w=quest4/channel a=quest4/row"
+      bitlaw reproduce --schemes s=0.5 "w=quest4/channel a=quest4/row" w=my_module:my_quantizer
       bitlaw reproduce --data my_texts/ more.jsonl --jobs 4
     """
 
-    preset: Literal["smoke", "quick", "cpu"] = "quick"
-    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu: about 2 hours on 2 cores."""
+    preset: Literal["smoke", "quick", "cpu", "cpu-sparse", "cpu-formats"] = "quick"
+    """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu (12 schemes) and cpu-formats (1
+    to 8 bits, mxfp4, nvfp4): about 2 hours. cpu-sparse (patterns and methods): about 3."""
 
     out: Path = Path("study")
     """Folder for the rows, the fit and the report. Finished runs of the same build and data found

@@ -9,14 +9,18 @@ from bitlaw.commands.door import UsageError
 
 # Name -> the function, as module:function, called with (preset, out, jobs); it writes
 # out/report.html and returns the table for the terminal.
-STUDIES: dict[str, str] = {}
+STUDIES: dict[str, str] = {
+    "experts": "bitlaw.studies.experts:study",
+    "packing": "bitlaw.studies.packing:study",
+    "qat": "bitlaw.studies.qat:study",
+}
 
 
 @dataclass
 class Study:
     """Run one of the studies beside the main one, and write DIR/report.html.
 
-    bitlaw study packing --preset smoke --out packing
+    bitlaw study qat --preset smoke --out qat
     """
 
     name: str

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitlaw.laws import interval, solve
-from bitlaw.laws.interval import COMPONENTS, Resamples
+from bitlaw.laws import nested, search, solve
+from bitlaw.laws.interval import Resamples
+from bitlaw.laws.problem import Problem
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 
@@ -28,21 +29,6 @@ class AtB:
     b: float
     excess: float
     effs: dict[str, float]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest size, predicted by a fit without it.
-
-    rows holds (run_id, measured loss, predicted loss); rms and bias are of the log of predicted
-    over measured.
-    """
-
-    n_params: float
-    rms: float
-    bias: float
-    rows: tuple[tuple[str, float, float], ...]
-    note: str
 
 
 def design_of(runs: Runs, names: Sequence[str]) -> Design:
@@ -122,40 +108,15 @@ def statuses(
 def interaction(
     runs: Runs, design: Design, theta: Array, log_loss: Array, draws: Resamples
 ) -> float:
-    """t of a term log(N / N0) log(D / D0) added to the law; 0 where the runs do not tell.
+    """t of a term log(N / N0) log(D / D0) in log(L_hat / L); 0 where the runs do not tell.
 
-    The law has no such term, so its coefficient is noise if the law holds. It is estimated on the
-    residuals by generalised least squares, all parameters of the law free to follow (linearised):
-
-        t = z' P r / sqrt(s^2 z' P z),   P = V^-1 - V^-1 X (X' V^-1 X)^-1 X' V^-1
-
-    with V the noise model of `interval` at its mean shares. After a cluster bootstrap, which has no
-    such model, V = 1 and the variance of z' P r is the sum of squares over the units. Neither knows
-    of noise that schemes share at one budget alone (the batches of one cool-down), hence MISFIT.
+    The law has no such term, so its coefficient is noise if the law holds. Neither noise model of
+    `nested.added_terms` knows of noise that schemes share at one budget alone (the batches of one
+    cool-down), hence MISFIT.
     """
-    fitted, jacobian = solve.log_jacobian(design, theta[None])
-    z, residual = design.log_n * design.log_d, fitted[0] - log_loss
-    x = jacobian[0] / np.linalg.norm(jacobian[0], axis=0)
-    stacked = np.column_stack([x, z, residual])
-    unit, p = interval.units(runs), x.shape[1]
-    if draws.shares is None:
-        gram = stacked.T @ stacked
-    else:
-        shares = np.array([[draws.shares[name] for name in COMPONENTS]])
-        shares = np.maximum(shares, [0, 0, 1e-3])  # the run's own share keeps V regular
-        gram = interval.whitened_gram(shares, stacked, interval.component_labels(runs), unit)[0][0]
-    beta = np.linalg.lstsq(gram[:p, :p], gram[:p, p:], rcond=1e-12)[0]
-    (zz, zr), (_, rr) = gram[p:, p:] - gram[:p, p:].T @ beta
-    freedom = len(runs) - p - 1
-    if freedom < 1 or zz < 1e-6 * gram[p, p]:
-        return 0.0
-    if draws.shares is None:
-        free_z = z - x @ beta[:, 0]
-        score = free_z * (residual - x @ beta[:, 1] - free_z * zr / zz)
-        spread = draws.widening * np.linalg.norm(np.bincount(unit, score))
-        return float(zr / max(spread, 1e-6 * np.sqrt(zz)))
-    variance = max((rr - zr**2 / zz) / freedom, 1e-12)  # 1e-6 of noise: as in `_excess`
-    return float(zr / np.sqrt(variance * zz))
+    z = (design.log_n * design.log_d)[:, None]
+    terms = nested.added_terms(runs, design, theta, log_loss, draws, z)
+    return 0.0 if terms is None else float(-terms.estimate[0] / terms.covariance[0, 0] ** 0.5)
 
 
 def _excess(design: Design, theta: Array, other: Array, log_loss: Array, delta: float) -> float:
@@ -235,30 +196,15 @@ def _slopes(design: Design, ratio: Array, theta: Array, log_loss: Array, weight:
     return result
 
 
-def hold_out(runs: Runs, names: Sequence[str], delta: float, b: float) -> HeldOut | None:
-    """The largest size predicted from the others; None with fewer than three sizes.
+def condition(problem: Problem, z: Array) -> float:
+    """Largest over smallest singular value of the derivatives of the fitted response at z.
 
-    Two remaining sizes hardly tell b from e: there b is held at the value of the whole fit.
+    Every column (a coefficient) has unit length, every row (a run) its weight in the objective.
+    The larger it is, the more the coefficients trade off: 1 is a design of orthogonal effects,
+    and where D = kN exactly it grows without bound. Coefficients no run depends on do not count.
     """
-    sizes = np.unique(runs.n_params)
-    if len(sizes) < 3:
-        return None
-    smaller = runs.n_params < sizes[-1]
-    names = [name for name in names if name in runs.scheme[smaller]]
-    runs = runs[np.isin(runs.scheme, names)]
-    smaller = runs.n_params < sizes[-1]
-    design, log_loss = design_of(runs, names), np.log(runs.loss)
-    fixed = b if len(sizes) == 3 else None
-    theta = solve.fit_one(design[smaller], log_loss[smaller], delta, b=fixed)
-    target = runs[~smaller]
-    predicted = solve.predict(design[~smaller], theta[None])[0]
-    error = np.log(predicted / target.loss)
-    return HeldOut(
-        n_params=float(sizes[-1]),
-        rms=float(np.sqrt(np.mean(error**2))),
-        bias=float(np.mean(error)),
-        rows=tuple(
-            zip(target.run_id.tolist(), target.loss.tolist(), predicted.tolist(), strict=True)
-        ),
-        note="b free" if fixed is None else f"b held at {b:.3f}, the value of the whole fit",
-    )
+    jacobian, _ = search.weighted_jacobian(problem, z)
+    length = np.linalg.norm(jacobian, axis=0)
+    columns = jacobian[:, length > 1e-9 * length.max()] / length[length > 1e-9 * length.max()]
+    values = np.linalg.svd(columns, compute_uv=False)
+    return float(values[0] / max(values[-1], 1e-300))

@@ -17,50 +17,65 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from bitlaw.laws import diagnose, interval, solve
+from bitlaw.laws import diagnose, estimate, forms, interval, nested, profile, solve
+from bitlaw.laws import draws as keep
+from bitlaw.laws.cores import steady
 from bitlaw.laws.interval import Resamples
-from bitlaw.laws.record import LAWS, Fit, SchemeFit
+from bitlaw.laws.objective import Objective, replicate_delta
+from bitlaw.laws.problem import Problem
+from bitlaw.laws.record import Fit, Profile, SchemeFit
+from bitlaw.laws.rows import checked_rows
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
+from bitlaw.laws.table import Table
 
-DEFAULT_DELTA = 0.01  # 1 % of the loss: about the seed noise of a small model
-HUBER_EFFICIENCY = 1.345  # delta in standard deviations: 95 % efficient on normal noise
 POWER = 0.8  # of the minimum detectable difference
 UNBOUNDED = math.log(1e4)  # |log eff| beyond which the end of an interval says nothing
 HARDLY_BOUNDED = math.log(4)  # distance of an end of an interval from log eff that says little
+STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
 LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
+@steady
 def fit(
-    runs: Runs,
+    runs: Runs | Table,
     law: str = "effective",
     level: float = 0.9,
     resamples: int = 1000,
     delta: float | None = None,
     seed: int = 0,
+    objective: Objective | None = None,
+    hold: Mapping[str, float] | None = None,
 ) -> Fit:
     """The law fitted to these runs.
 
     Args:
         runs: the table; diverged runs are counted, not fitted.
-        law: a name of LAWS.
+        law: a name of `forms.LAWS`, or module:function.
         level: of the intervals.
         resamples: of the bootstrap.
         delta: Huber's delta on log residuals; None takes it from replicates (runs that differ only
             in seed), or DEFAULT_DELTA where there are none.
         seed: of the bootstrap.
+        objective: what is minimised, instead of the sum of Huber with ``delta`` on log residuals;
+            not for ``effective``.
+        hold: coefficients that are not fitted, and their values; not for ``effective``.
 
     Raises:
-        ValueError: unknown law, a level outside (0, 1), fewer than 20 resamples, delta <= 0.
+        ValueError: unknown law, a level outside (0, 1), fewer than 20 resamples, delta <= 0,
+            delta and objective together, or a table that is none of the law's.
     """
-    if law not in LAWS:
-        raise ValueError(f"law must be one of {sorted(LAWS)}, got {law!r}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
-    if resamples < 20:
-        raise ValueError(f"resamples must be at least 20, got {resamples}")
-    if delta is not None and not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
+    check(runs, law, level, resamples, delta, objective, hold)
+    if law != "effective":
+        return estimate.fit_table(
+            _as_table(runs), forms.find(law), objective, delta, level, resamples, seed,
+            dict(hold or {}),
+        )  # fmt: skip
+    if isinstance(runs, Table):
+        record = fit(runs.runs(), law, level, resamples, delta, seed)
+        excluded = (*runs.excluded, *record.excluded)
+        rows = record.rows + len(runs.excluded)
+        return replace(record, rows=rows, excluded=excluded, source=runs.source)
     doubts = {name: diagnose.unidentified(runs[runs.scheme == name]) for name in runs.schemes()}
     names = [name for name, reasons in doubts.items() if not reasons]
     used = runs[~runs.diverged & np.isin(runs.scheme, names)]
@@ -89,22 +104,48 @@ def fit(
     return record
 
 
-def delta_from_replicates(runs: Runs) -> tuple[float, str]:
-    """Huber's delta and where it came from.
+def check(
+    runs: Runs | Table,
+    law: str = "effective",
+    level: float = 0.9,
+    resamples: int = 1000,
+    delta: float | None = None,
+    objective: Objective | None = None,
+    hold: Mapping[str, float] | None = None,
+) -> None:
+    """Raises the ValueErrors of `fit` for these arguments, without fitting anything."""
+    known = forms.find(law)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    if resamples < 20:
+        raise ValueError(f"resamples must be at least 20, got {resamples}")
+    if delta is not None and not delta > 0:
+        raise ValueError(f"delta must be positive, got {delta}")
+    if delta is not None and objective is not None:
+        raise ValueError(f"delta must be the objective's where one is given, got {delta} too")
+    if law != "effective":
+        if hold:
+            known.holding(hold)
+        checked_rows(_as_table(runs), known)
+        return
+    if objective is not None or hold:
+        raise ValueError(
+            f"objective and hold must be of another law than effective, got {objective or hold}"
+        )
+    if isinstance(runs, Table):
+        runs.runs()
 
-    1.345 pooled standard deviations of log loss over runs that differ only in their seed.
-    """
-    cells: dict[tuple, list[float]] = {}
-    for *cell, loss in zip(runs.scheme, runs.n_params, runs.d_tokens, runs.loss, strict=True):
-        cells.setdefault(tuple(cell), []).append(math.log(loss))
-    freedom = len(runs) - len(cells)
-    if freedom:
-        squares = sum(float(np.var(cell)) * len(cell) for cell in cells.values())
-        sd = math.sqrt(squares / freedom)
-        if sd > 1e-6:  # identical replicates are copies, not noise
-            source = f"{HUBER_EFFICIENCY} x replicate sd {sd:.2%} ({freedom} degrees of freedom)"
-            return HUBER_EFFICIENCY * sd, source
-    return DEFAULT_DELTA, "default (no replicates in the table)"
+
+def _as_table(runs: Runs | Table) -> Table:
+    if isinstance(runs, Table):
+        return runs
+    return Table.of({name: column.tolist() for name, column in vars(runs).items()})
+
+
+def delta_from_replicates(runs: Runs) -> tuple[float, str]:
+    """Huber's delta and where it came from: `replicate_delta` of runs that differ in their seed."""
+    cells = zip(runs.scheme.tolist(), runs.n_params.tolist(), runs.d_tokens.tolist(), strict=True)
+    return replicate_delta(list(cells), runs.loss)
 
 
 def _excluded(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[tuple[str, str], ...]:
@@ -166,14 +207,17 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
     """The record with its numbers, from runs that identify the law; ``names`` are their schemes."""
     design, delta = diagnose.design_of(runs, names), record.delta
     log_loss = np.log(runs.loss)
-    theta = solve.fit_one(design, log_loss, delta)
+    every, ends = solve.fit_starts(design, log_loss, delta)
+    theta = every[np.argmin(ends)]
     draws = interval.resample(runs, design, theta, delta, resamples, seed)
     at_b = diagnose.eff_against_b(design, log_loss, delta, theta, names)
     residual = np.log(solve.predict(design, theta[None])[0]) - log_loss
     numbers = dict(zip(names, _numbers(runs, design, theta, draws, record.level), strict=True))
+    status = diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws)
     return replace(
         record,
-        status=diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws),
+        status=status,
+        param_status=_param_status(status),
         schemes=_ranked([_with_numbers(entry, numbers) for entry in record.schemes]),
         params=_params(design, theta),
         intervals=_param_intervals(design, draws, record.level),
@@ -181,10 +225,15 @@ def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int
         rms=float(np.sqrt(np.mean(residual**2))),
         r2=1 - float(np.var(residual) / np.var(log_loss)),
         residuals=tuple(zip(runs.run_id.tolist(), residual.tolist(), strict=True)),
+        minimised=Objective("log", delta),
+        starts=tuple(np.sort(ends).tolist()),
+        profiles=_profiles(runs, design, theta, names, delta, record.level),
+        table={name: tuple(getattr(runs, name).tolist()) for name in STORED},
         bootstrap=draws.method,
         noise=draws.shares,
         eff_against_b=at_b,
-        held_out=diagnose.hold_out(runs, names, delta, theta[-2]),
+        draws=_draws(design, theta, draws, names),
+        drifts=nested.drifts(runs, design, theta, log_loss, draws, record.level),
     )
 
 
@@ -193,6 +242,45 @@ def _params(design: Design, theta: Array) -> dict[str, float]:
     c, e, b, d = theta[design.schemes :].tolist()
     a = float(theta[0]) * design.n0**b
     return {"a": a, "b": b, "c": c * design.d0**d, "d": d, "e": e}
+
+
+def _draws(
+    design: Design, theta: Array, draws: Resamples, names: list[str]
+) -> dict[str, tuple[float, ...]]:
+    """The resamples that the record keeps: the law's coefficients and every scheme's eff."""
+
+    def named(rows: Array) -> dict[str, Array]:
+        every = [_params(design, row) for row in rows]
+        found = {name: np.array([row[name] for row in every]) for name in every[0]}
+        effs = np.exp(solve.log_eff(design, rows)).T
+        return found | {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
+
+    fitted = {name: float(value[0]) for name, value in named(theta[None]).items()}
+    return keep.kept(fitted, named(draws.theta[: keep.MOST]), draws.widening)
+
+
+def _param_status(status: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The doubts about the fit that are about one coefficient; a goes with b, and c with d."""
+    result = {}
+    for name, exponent in (("a", "b"), ("b", ""), ("c", "d"), ("d", ""), ("e", "")):
+        found = [s for s in status if s.partition(": ")[2].partition(" ")[0] in (name, exponent)]
+        result[name] = tuple(found) or ("ok",)
+    return result
+
+
+def _profiles(
+    runs: Runs, design: Design, theta: Array, names: list[str], delta: float, level: float
+) -> tuple[Profile, ...]:
+    """Profile likelihood of the coefficients that are the law's own: b, d and e."""
+    columns = {"n_params": runs.n_params, "d_tokens": runs.d_tokens}
+    problem = Problem.of(
+        forms.LAWS["effective"], columns, runs.loss, Objective("log", delta), design.scheme,
+        tuple(names),
+    )  # fmt: skip
+    effs = np.exp(solve.log_eff(design, theta[None])[0]).tolist()
+    params = _params(design, theta)
+    params |= {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
+    return profile.profiles(problem, problem.coordinates_of(params), level, ("b", "d", "e"))
 
 
 def _param_intervals(

@@ -18,17 +18,19 @@ the part of Student's t in the interval of a mean.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from bitlaw.laws import solve
-from bitlaw.laws.runs import Runs
-from bitlaw.laws.solve import Array, Design
+from bitlaw.laws.cores import in_pieces, steady
+from bitlaw.laws.solve import Array
 
 UNITS_FOR_CLUSTER = 10
 COMPONENTS = ("size and seed", "trunk", "run")
+LARGEST_UNIT = 1000  # runs; the noise model's matrices grow with its square
 SHARE_STEPS = 20  # shares of the variance move in steps of 1 / SHARE_STEPS
 
 
@@ -61,7 +63,39 @@ class Resamples:
         )
 
 
-def units(runs: Runs) -> NDArray[np.int64]:
+class Sample(Protocol):
+    """What a bootstrap must know of the runs: `Runs` is one, and so is `Units`."""
+
+    n_params: NDArray
+    seed: NDArray
+    scheme: NDArray
+
+    @property
+    def target(self) -> Array: ...
+
+    def __len__(self) -> int: ...
+
+
+class BoundedModel(solve.Model, Protocol):
+    """A model that knows the bounds of its parameters: `solve.Design`, `problem.Problem`."""
+
+    def bounds(self) -> tuple[Array, Array]: ...
+
+
+@dataclass(frozen=True)
+class Units:
+    """The sample of a law that has no `Runs`: sizes, seeds, configurations, what is compared."""
+
+    n_params: NDArray
+    seed: NDArray
+    scheme: NDArray
+    target: Array
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def units(runs: Sample) -> NDArray[np.int64]:
     """The number of the (size, seed) of every run, from 0."""
     return _labels(runs.n_params, runs.seed)
 
@@ -72,31 +106,38 @@ def _labels(*columns: NDArray) -> NDArray[np.int64]:
     return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
+@steady
 def resample(
-    runs: Runs, design: Design, theta: Array, delta: float, resamples: int, seed: int = 0
+    runs: Sample, model: BoundedModel, theta: Array, delta: float, resamples: int, seed: int = 0
 ) -> Resamples:
     """Refits of ``resamples`` tables, by `cluster` or `parametric` as the number of units says."""
     rng = np.random.default_rng(seed)
     method = cluster if units(runs).max() + 1 >= UNITS_FOR_CLUSTER else parametric
-    return method(runs, design, theta, delta, resamples, rng)
+    return method(runs, model, theta, delta, resamples, rng)
 
 
 def parametric(
-    runs: Runs,
-    design: Design,
+    runs: Sample,
+    model: BoundedModel,
     theta: Array,
     delta: float,
     resamples: int,
     rng: np.random.Generator,
 ) -> Resamples:
     """Refits of tables drawn from the fit with noise from the three-component model."""
-    fitted, jacobian = solve.log_jacobian(design, theta[None])
-    lower, upper = design.bounds()
+    fitted, jacobian = model.jacobian(theta[None])
+    lower, upper = model.bounds()
     inside = (theta > lower) & (theta < upper)
     groups = component_labels(runs)
-    shares, probability, scale = share_likelihood(
-        np.log(runs.loss) - fitted[0], jacobian[0][:, inside], groups, units(runs)
-    )
+    residual, alone = runs.target - fitted[0], ""
+    if np.bincount(units(runs)).max() > LARGEST_UNIT:
+        shares, probability = np.array([[0.0, 0.0, 1.0]]), np.ones(1)
+        scale = np.array([residual @ residual])
+        alone = f", runs as independent: over {LARGEST_UNIT} in a unit"
+    else:
+        shares, probability, scale = share_likelihood(
+            residual, jacobian[0][:, inside], groups, units(runs)
+        )
     pick = rng.choice(len(shares), size=resamples, p=probability)
     freedom = max(1, len(runs) - int(inside.sum()))
     variance = scale[pick] / rng.chisquare(freedom, resamples)
@@ -107,15 +148,15 @@ def parametric(
     weight = np.ones_like(log_loss)
     count = int(units(runs).max()) + 1
     return Resamples(
-        _refit(design, theta, log_loss, weight, delta),
+        _refit(model, theta, log_loss, weight, delta),
         log_loss,
         weight,
-        f"parametric bootstrap ({count} units of size and seed, {resamples} resamples)",
+        f"parametric bootstrap ({count} units of size and seed, {resamples} resamples{alone})",
         dict(zip(COMPONENTS, (probability @ shares).tolist(), strict=True)),
     )
 
 
-def component_labels(runs: Runs) -> list[NDArray[np.int64]]:
+def component_labels(runs: Sample) -> list[NDArray[np.int64]]:
     """The group of every run in each of COMPONENTS."""
     return [
         _labels(runs.n_params, runs.seed),
@@ -162,6 +203,8 @@ def share_likelihood(
     )
     log_posterior = log_likelihood - np.sum(np.log(shares + 0.5 / SHARE_STEPS), axis=1)
     probability = np.exp(log_posterior - log_posterior.max())
+    if not np.isfinite(probability).all():
+        raise np.linalg.LinAlgError("no likelihood of the noise model")
     return shares, probability / probability.sum(), quadratic
 
 
@@ -183,8 +226,8 @@ def whitened_gram(
 
 
 def cluster(
-    runs: Runs,
-    design: Design,
+    runs: Sample,
+    model: BoundedModel,
     theta: Array,
     delta: float,
     resamples: int,
@@ -197,24 +240,26 @@ def cluster(
     """
     unit = units(runs)
     count = int(unit.max()) + 1
-    has_scheme = np.zeros((count, design.schemes))
-    has_scheme[unit, design.scheme] = 1
-    sizes, size = np.unique(runs.n_params, return_inverse=True)
-    has_size = np.zeros((count, len(sizes)))
-    has_size[unit, size] = 1
+    scheme = _labels(runs.scheme)
+    has_scheme = np.zeros((count, int(scheme.max()) + 1))
+    has_scheme[unit, scheme] = 1
+    size = np.empty(count)
+    size[unit] = runs.n_params
     kept, undefined = [], 0
     while sum(map(len, kept)) < resamples:
         times = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        defined = (times @ has_scheme > 0).all(axis=1) & ((times @ has_size > 0).sum(axis=1) > 1)
+        smallest = np.where(times > 0, size, np.inf).min(axis=1)
+        largest = np.where(times > 0, size, -np.inf).max(axis=1)
+        defined = (times @ has_scheme > 0).all(axis=1) & (smallest < largest)
         if defined.mean() < 0.1:
-            return parametric(runs, design, theta, delta, resamples, rng)
+            return parametric(runs, model, theta, delta, resamples, rng)
         undefined += int((~defined).sum())
         kept.append(times[defined])
     times = np.concatenate(kept)[:resamples]
-    log_loss = np.tile(np.log(runs.loss), (resamples, 1))
+    log_loss = np.tile(runs.target, (resamples, 1))
     weight = times[:, unit].astype(float)
     return Resamples(
-        _refit(design, theta, log_loss, weight, delta),
+        _refit(model, theta, log_loss, weight, delta),
         log_loss,
         weight,
         f"cluster bootstrap ({count} units of size and seed, {resamples} resamples, "
@@ -236,15 +281,12 @@ def few_units_widening(count: int) -> float:
     return float(np.sqrt(count / freedom) * stats.t.ppf(0.95, freedom) / stats.norm.ppf(0.95))
 
 
-def _refit(design: Design, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
-    """Warm-started refits of a batch of tables, in pieces that fit in memory."""
-    lower, upper = design.bounds()
-    pieces = 1 + len(log_loss) * len(design.scheme) * design.size // 4_000_000
-    return np.concatenate(
-        [
-            solve.polish(design, np.tile(theta, (len(y), 1)), y, w, delta, lower, upper)
-            for y, w in zip(
-                np.array_split(log_loss, pieces), np.array_split(weight, pieces), strict=True
-            )
-        ]
-    )
+def _refit(model: BoundedModel, theta: Array, target: Array, weight: Array, delta: float) -> Array:
+    """Warm-started refits of a batch of tables, a thread per core."""
+    lower, upper = model.bounds()
+
+    def one(rows: NDArray[np.int64]) -> Array:
+        starts = np.tile(theta, (len(rows), 1))
+        return solve.polish(model, starts, target[rows], weight[rows], delta, lower, upper)
+
+    return in_pieces(one, len(target), target.shape[1] * len(theta))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from numpy.typing import ArrayLike, NDArray
 
 from bitlaw.laws import forms
-from bitlaw.laws.diagnose import AtB, HeldOut
-
-LAWS = {"effective": forms.effective}
+from bitlaw.laws.diagnose import AtB
+from bitlaw.laws.nested import Drift
+from bitlaw.laws.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,75 @@ class SchemeFit:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Profile likelihood of one coefficient: every other one refitted while it is held.
+
+    name       of the coefficient
+    low, high  where the excess reaches the level's quantile; None where it never does
+    values     at which it was held, ascending, the best fit among them
+    excess     rise of the objective there over the best fit, in units of chi-squared with one
+               degree of freedom
+    """
+
+    name: str
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+    excess: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Numbers from elsewhere to stand beside a fit.
+
+    label      "published", "measured"
+    source     where they come from
+    params     the law's coefficients, empty where there are none
+    objective  of these coefficients on the same table, by the same objective
+    derived    what follows from them, by the names of `Fit.derived`
+    note       what a reader must know
+    """
+
+    label: str
+    source: str
+    params: dict[str, float]
+    objective: float | None = None
+    derived: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Fit:
     """A fitted law, its doubts, and what it was fitted to. JSON-able through `to_dict`.
 
-    law             a name of LAWS
+    law             a name of `forms.LAWS`, or module:function
     level           of all intervals
-    delta           Huber's, on log residuals, and where it came from
+    delta           Huber's, and where it came from; infinite deltas (least squares) are 1e100
     rows            runs in the table
     excluded        (run_id, reason) of every run that did not enter the fit
     flagged         run_ids whose embeddings and head exceed half of all parameters
     status          ("ok",), or every reason to doubt the fit as a whole
-    params          the law's coefficients by name, in the units of `forms`; empty if unidentified
-    intervals       (low, high) of each coefficient
-    objective       summed Huber of log(L_hat / L) at the optimum
-    rms, r2         of the log residuals
-    residuals       (run_id, log(L_hat / L)) of every run fitted
+    params          the law's coefficients by name, in the units of `forms`; empty if unidentified;
+                    one per scheme (law gamma) is ``eff_n[scheme]``
+    intervals       (low, high) of each coefficient, by the bootstrap
+    objective       its value at the optimum; `minimised` says of what
+    rms, r2         of the residuals
+    residuals       (run_id, f(L_hat) - f(L)) of every run fitted, f as in `minimised`
     bootstrap       how the intervals were made
     noise           share of each component of the noise model in the variance
     eff_against_b   the fit repeated with b held fixed
-    held_out        the largest size predicted by a fit without it
     without_flagged the fit without the flagged runs
+    minimised       what was minimised
+    starts          the objective that each start ended on, ascending; one entry per start
+    param_status    ("ok",), or every reason to doubt the coefficient, by name
+    profiles        profile-likelihood intervals of the coefficients
+    table           the runs as fitted, column by column: run_id, scheme where the law has them,
+                    the law's columns, seed, loss; figures and plans need nothing else
+    derived         what follows from the coefficients (multipliers, predictions), by name
+    references      published and measured numbers to stand beside `params` and `derived`
+    source          of the table: a file, or the registry's name, source and licence
+    draws           joint resamples of the coefficients by name, and of ``eff[scheme]``
+    drifts          nested tests of a constant eff (law effective)
     """
 
     law: str
@@ -82,8 +131,17 @@ class Fit:
     bootstrap: str = "none"
     noise: Mapping[str, float] | None = None
     eff_against_b: tuple[AtB, ...] = ()
-    held_out: HeldOut | None = None
     without_flagged: Fit | None = None
+    minimised: Objective = field(default_factory=Objective)
+    starts: tuple[float, ...] = ()
+    param_status: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    profiles: tuple[Profile, ...] = ()
+    table: dict[str, tuple] = field(default_factory=dict)
+    derived: dict[str, float] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
+    source: str = ""
+    draws: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    drifts: tuple[Drift, ...] = ()
 
     def scheme(self, name: str) -> SchemeFit:
         """The entry of one scheme."""
@@ -93,12 +151,34 @@ class Fit:
         known = [entry.scheme for entry in self.schemes]
         raise ValueError(f"scheme must be one of {known}, got {name!r}")
 
-    def predict(self, n_params: ArrayLike, d_tokens: ArrayLike, scheme: str = "dense") -> NDArray:
-        """The law's loss for models of these sizes and budgets trained under ``scheme``."""
-        eff = self.scheme(scheme).eff
-        if eff is None:
-            raise ValueError(f"scheme must be identified by the fit, got {scheme!r}")
-        return LAWS[self.law](n_params, d_tokens, eff, **self.params)
+    def predict(
+        self,
+        n_params: ArrayLike | None = None,
+        d_tokens: ArrayLike | None = None,
+        scheme: str = "dense",
+        **columns: ArrayLike,
+    ) -> NDArray:
+        """The law's loss where its columns have these values, trained under ``scheme``.
+
+        ``fit.predict(1e8, 1e10, "s=0.5")``; where the law has other columns, by their names:
+        ``fit.predict(sparsity=0.5, n_nonzero=5e7, d_tokens=1e10)``.
+
+        Raises:
+            ValueError: a column is missing or not the law's, the scheme is not identified, or the
+                fit has no numbers.
+        """
+        if not self.params:
+            raise ValueError(f"fit must have identified the law, got {'; '.join(self.status)}")
+        law = forms.find(self.law)
+        given = {"n_params": n_params, "d_tokens": d_tokens} | columns
+        given = {name: value for name, value in given.items() if value is not None}
+        params = dict(self.params)
+        if self.schemes:  # their multipliers are numbers of the schemes, not coefficients
+            eff = self.scheme(scheme).eff
+            if eff is None:
+                raise ValueError(f"scheme must be identified by the fit, got {scheme!r}")
+            params[f"eff[{scheme}]"] = eff
+        return law.predict(given, params, scheme)
 
     def to_dict(self) -> dict:
         """Plain dicts, lists, strings and numbers; `from_dict` gives the record back."""
@@ -107,12 +187,19 @@ class Fit:
     @classmethod
     def from_dict(cls, record: Mapping) -> Fit:
         """The record of `to_dict`, also after a round trip through JSON."""
-        values = {field.name: _tuples(record[field.name]) for field in fields(cls)}
+        values = {}
+        for entry in fields(cls):
+            if entry.name in record:
+                values[entry.name] = _tuples(record[entry.name])
+            elif entry.default is MISSING and entry.default_factory is MISSING:
+                raise ValueError(f"fit must have a field {entry.name!r}, got {sorted(record)}")
         values["schemes"] = tuple(_typed(SchemeFit, entry) for entry in values["schemes"])
-        values["eff_against_b"] = tuple(_typed(AtB, entry) for entry in values["eff_against_b"])
-        if values["held_out"] is not None:
-            values["held_out"] = _typed(HeldOut, values["held_out"])
-        if values["without_flagged"] is not None:
+        values["eff_against_b"] = tuple(_typed(AtB, x) for x in values.get("eff_against_b", ()))
+        for name, kind in (("profiles", Profile), ("references", Reference), ("drifts", Drift)):
+            values[name] = tuple(_typed(kind, entry) for entry in values.get(name, ()))
+        if "minimised" in values:
+            values["minimised"] = _typed(Objective, values["minimised"])
+        if values.get("without_flagged") is not None:
             values["without_flagged"] = cls.from_dict(values["without_flagged"])
         return cls(**values)
 

@@ -47,6 +47,11 @@ class Runs:
         """The runs selected by a mask, a slice or an index array."""
         return Runs(**{name: column[rows] for name, column in vars(self).items()})
 
+    @property
+    def target(self) -> NDArray[np.float64]:
+        """What the law's log losses are compared with."""
+        return np.log(self.loss)
+
     def schemes(self) -> list[str]:
         """The schemes of the table in `ordered`'s order, whatever the order of its rows."""
         return ordered(self.scheme.tolist())

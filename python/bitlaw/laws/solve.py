@@ -18,6 +18,7 @@ a thousand refits take a second.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,14 @@ class Design:
         """The number of parameters."""
         return self.schemes + 4
 
+    def response(self, theta: Array) -> Array:
+        """What is compared with log L: f64[batch, rows]."""
+        return np.log(predict(self, theta))
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]:
+        """The response and its derivative, as `log_jacobian`."""
+        return log_jacobian(self, theta)
+
     def bounds(self) -> tuple[Array, Array]:
         """Lower and upper bounds of the parameters."""
         lower = np.zeros(self.size)
@@ -103,9 +112,17 @@ def log_eff(design: Design, theta: Array) -> Array:
     return (amplitudes[:, :1] - amplitudes) / theta[:, -2:-1]
 
 
-def objective(design: Design, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
-    """Summed Huber of the log residuals, f64[batch]."""
-    size = np.abs(np.log(predict(design, theta)) - log_loss)
+class Model(Protocol):
+    """What `polish` moves through: a Design, or any law's `problem.Problem`."""
+
+    def response(self, theta: Array) -> Array: ...
+
+    def jacobian(self, theta: Array) -> tuple[Array, Array]: ...
+
+
+def objective(model: Model, theta: Array, log_loss: Array, weight: Array, delta: float) -> Array:
+    """Summed Huber of the residuals, f64[batch]."""
+    size = np.abs(model.response(theta) - log_loss)
     huber = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
     return np.sum(weight * huber, axis=1)
 
@@ -122,6 +139,14 @@ def fit_one(
 
     ``b`` and ``d`` hold an exponent at that value.
     """
+    theta, value = fit_starts(design, log_loss, delta, b, d)
+    return theta[np.argmin(value)]
+
+
+def fit_starts(
+    design: Design, log_loss: Array, delta: float, b: float | None = None, d: float | None = None
+) -> tuple[Array, Array]:
+    """Where each start of `fit_one` ends, f64[<= STARTS, parameters], and its objective there."""
     starts = grid_search(design, log_loss, delta, b, d)
     lower, upper = design.bounds()
     for place, value in ((-2, b), (-1, d)):
@@ -130,7 +155,7 @@ def fit_one(
     tile = (len(starts), 1)
     y, weight = np.tile(log_loss, tile), np.ones((len(starts), len(log_loss)))
     theta = polish(design, starts, y, weight, delta, lower, upper, tolerance=1e-12)
-    return theta[np.argmin(objective(design, theta, y, weight, delta))]
+    return theta, objective(design, theta, y, weight, delta)
 
 
 def grid_search(
@@ -196,7 +221,7 @@ def _masked_solve(gram: Array, right: Array, free: NDArray[np.bool_], extra: Arr
 
 
 def polish(
-    design: Design,
+    model: Model,
     theta: Array,
     log_loss: Array,
     weight: Array,
@@ -208,26 +233,32 @@ def polish(
 ) -> Array:
     """Parameters f64[batch, parameters] at a local minimum of the objective within the bounds.
 
+    The bounds are of one or of every element of the batch; ``log_loss`` is what the model's
+    response is compared with.
+
     Levenberg-Marquardt on the re-weighted residuals. A coordinate on a bound is held while the
     gradient pushes it outwards. Each element of the batch stops when a step gains less than
     ``tolerance`` of its objective, or when no step gains.
     """
     theta = np.clip(theta, lower, upper)
-    value = objective(design, theta, log_loss, weight, delta)
+    lower, upper = (np.broadcast_to(bound, theta.shape) for bound in (lower, upper))
+    value = objective(model, theta, log_loss, weight, delta)
     damping = np.full(len(theta), 1e-3)
     running = np.arange(len(theta))
     for _ in range(steps):
         here, y, w = theta[running], log_loss[running], weight[running]
-        fitted, jacobian = log_jacobian(design, here)
+        fitted, jacobian = model.jacobian(here)
         residual = fitted - y
         weighted = jacobian * (w * huber_weight(residual, delta))[:, :, None]
         gradient = np.einsum("bnp,bn->bp", weighted, residual)
         gram = np.swapaxes(weighted, 1, 2) @ jacobian
-        held = ((here <= lower) & (gradient >= 0)) | ((here >= upper) & (gradient <= 0))
+        low, high = lower[running], upper[running]
+        held = ((here <= low) & (gradient >= 0)) | ((here >= high) & (gradient <= 0))
         scale = np.einsum("bpp->bp", gram)
         extra = damping[running, None] * scale + 1e-14 * np.max(scale, axis=1, keepdims=True)
-        trial = np.clip(here - _masked_solve(gram, gradient, ~held, extra), lower, upper)
-        trial_value = objective(design, trial, y, w, delta)
+        extra = extra + 1e-300  # a response that nothing moves leaves a system, too
+        trial = np.clip(here - _masked_solve(gram, gradient, ~held, extra), low, high)
+        trial_value = objective(model, trial, y, w, delta)
         gain = value[running] - trial_value
         better = gain > 0
         theta[running[better]] = trial[better]

@@ -5,6 +5,7 @@ H query heads, K key/value heads, E head dimension, F hidden width of the MLP, V
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.formats import Scheme
+from bitlaw.formats import Quantizer, Scheme, SparseSpec
 
 MASKED = -1e30  # a score no softmax can see; finite, so that a row of padding gives no NaN
 
-Grids = dict[str, Any]  # "w" and "a": f32[4] each, operands of the compiled program
+Grids = dict[str, Any]  # "w", "a" and "g": f32[5] each, operands of the compiled program
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What of a scheme is compiled into a program: the quantizers, and whether zeros are pruned.
+    """What of a scheme is compiled into a program: the quantizers, and how weights are pruned.
 
     The rest of the scheme reaches the program as operands: the grids from `grids_of`, the sparsity
     through the optimizer's state. So every integer width and every sparsity share one program. The
@@ -30,57 +31,143 @@ class Structure:
 
     w: Any = None
     a: Any = None
-    pruned: bool = False
+    g: Any = None
+    sparse: SparseSpec | None = None
 
     @classmethod
     def of(cls, scheme: Scheme) -> "Structure":
         """The structure of a scheme."""
-        return cls(
-            w=None if scheme.w is None else scheme.w.structure,
-            a=None if scheme.a is None else scheme.a.structure,
-            pruned=scheme.s is not None,
-        )
+        structures = {name: spec.structure for name, spec in _specs(scheme)}
+        return cls(sparse=None if scheme.s is None else scheme.s.structure, **structures)
+
+    @property
+    def pruned(self) -> bool:
+        """Whether zeros are pruned weights."""
+        return self.sparse is not None
+
+    @property
+    def quantizers(self) -> dict[str, Any]:
+        """The quantizers there are, by "w", "a" and "g"."""
+        named = {"w": self.w, "a": self.a, "g": self.g}
+        return {name: quantizer for name, quantizer in named.items() if quantizer is not None}
+
+    @property
+    def stateful(self) -> bool:
+        """Whether scales are learned, or taken from past steps: then matrices have a `Site`."""
+        return any(hasattr(quantizer, "state") for quantizer in self.quantizers.values())
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether anything is rounded at random: then matrices have a `Site` with keys."""
+        return any(quantizer.stochastic for quantizer in self.quantizers.values())
+
+
+def _specs(scheme: Scheme):
+    named = (("w", scheme.w), ("a", scheme.a), ("g", scheme.g))
+    return [(name, spec) for name, spec in named if spec is not None]
 
 
 def grids_of(scheme: Scheme) -> Grids:
-    """The grids of a scheme's weights and activations, those it has."""
-    return {
-        name: spec.grid for name, spec in (("w", scheme.w), ("a", scheme.a)) if spec is not None
-    }
+    """The grids of a scheme's weights, activations and gradients, those it has."""
+    return {name: spec.grid for name, spec in _specs(scheme)}
 
 
-def quantized(x, quantizer, grid, pruned: bool = False):
-    """x through a quantizer; where blocks do not divide their axis, its last block is shorter.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Site:
+    """A matrix with what its quantizers need besides their grids; stands where the matrix would.
 
-    The same as padding the axis to whole blocks and leaving the padding out of scale and result.
+    Attributes:
+        weight: f32[in, out]
+        state: by "w" and "a", learned scales or past maxima; where the scheme has none, absent.
+        keys: u32[3, 2], the random numbers of w, a and g; None where nothing is rounded at random.
     """
+
+    weight: Any
+    state: dict[str, Any] = dataclasses.field(default_factory=dict)
+    keys: Any = None
+
+
+def quantized(x, quantizer, grid, pruned: bool = False, **given):
+    """x through a quantizer; where blocks do not divide their axis, x is padded.
+
+    Zeros change no largest value. Where the statistic counts elements, the last block is shorter
+    instead: the same as leaving the padding out of its scale.
+
+    Args:
+        given: "key" and "state", of the quantizers that take them.
+    """
+    whole = padded(x, quantizer)
+    if whole is not x and _counts_in_blocks(quantizer):
+        return _shorter_last_block(x, quantizer, grid, pruned, **given)
+    y = quantizer(whole, grid, pruned=pruned, **given)
+    return y if whole is x else y[tuple(slice(0, n) for n in x.shape)]
+
+
+def padded(x, quantizer):
+    """x, or x with zeros at the end of the axes that the quantizer's blocks do not divide."""
+    rest = {k: -x.shape[k] % m for k, m in quantizer.multiples.items()}
+    if not any(rest.values()):
+        return x
+    return jnp.pad(x, [(0, rest.get(k - x.ndim, 0)) for k in range(x.ndim)])
+
+
+def _counts_in_blocks(quantizer) -> bool:
+    """Whether padding would move scales: of a rotated run its zeros are part."""
+    plain = isinstance(quantizer, Quantizer) and not quantizer.hadamard
+    return plain and quantizer.granularity == "block" and quantizer.counts
+
+
+def _shorter_last_block(x, quantizer, grid, pruned: bool, **given):
     size = x.shape[quantizer.axis]
-    rest = size % quantizer.block if quantizer.granularity == "block" else 0
-    if not rest:
-        return quantizer(x, grid, pruned=pruned)
+    rest = size % quantizer.block
     whole, last = jnp.split(x, [size - rest], axis=quantizer.axis)
-    parts = [dataclasses.replace(quantizer, block=rest)(last, grid, pruned=pruned)]
+    parts = [dataclasses.replace(quantizer, block=rest)(last, grid, pruned=pruned, **given)]
     if whole.size:
-        parts.insert(0, quantizer(whole, grid, pruned=pruned))
+        parts.insert(0, quantizer(whole, grid, pruned=pruned, **given))
     return jnp.concatenate(parts, axis=quantizer.axis)
 
 
 def linear(x, w, structure: Structure, grids: Grids):
     """Q_a(x) @ Q_w(w): the product of the quantized input and the quantized matrix.
 
-    Zeros of a pruned matrix stay zero and take no part in its scales: prune, then quantize.
+    Zeros of a pruned matrix stay zero and take no part in its scales: prune, then quantize. The
+    gradient that arrives is quantized by the structure's g.
 
     Args:
         x: f32[..., in]
-        w: f32[in, out]
+        w: f32[in, out], or its `Site`
     Returns:
         f32[..., out]
     """
+    site = w if isinstance(w, Site) else Site(w)
+    given = {name: {} for name in ("w", "a", "g")}
+    for index, name in enumerate(given):
+        if site.keys is not None:
+            given[name]["key"] = site.keys[index]
+        if name in site.state:
+            given[name]["state"] = site.state[name]
+    w = site.weight
     if structure.w is not None:
-        w = quantized(w, structure.w, grids["w"], structure.pruned)
+        w = quantized(w, structure.w, grids["w"], structure.pruned, **given["w"])
     if structure.a is not None:
-        x = quantized(x, structure.a, grids["a"])
-    return x @ w
+        x = quantized(x, structure.a, grids["a"], **given["a"])
+    y = x @ w
+    if structure.g is None:
+        return y
+    return quantized_gradient(structure.g, y, grids["g"], given["g"].get("key"))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def quantized_gradient(quantizer, y, grid, key=None):
+    """y; the gradient that comes back through here is quantized."""
+    return y
+
+
+quantized_gradient.defvjp(
+    lambda quantizer, y, grid, key: (y, (grid, key)),
+    lambda quantizer, saved, g: (quantized(g, quantizer, saved[0], key=saved[1]), None, None),
+)
 
 
 def rms_norm(x, gain):
@@ -109,17 +196,6 @@ def rotate(x_BxHxLxE, cos, sin):
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-def attention_mask(segment_ids_BxL):
-    """True where position l may look at position m: not later, and of the same document.
-
-    Returns:
-        bool[B, L, L]
-    """
-    length = segment_ids_BxL.shape[1]
-    same = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-    return same & np.tri(length, dtype=bool)
-
-
 def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     """softmax(q k^T / sqrt(E)) v under the mask; H / K query heads share a key and a value head.
 
@@ -137,6 +213,43 @@ def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     scores_NxLxM = jnp.einsum("nle,nme->nlm", q_NxLxE, k_NxLxE)
     weights_NxLxM = softmax(jnp.where(jnp.repeat(mask_BxLxL, H, axis=0), scores_NxLxM, MASKED))
     return jnp.einsum("nlm,nme->nle", weights_NxLxM, v_NxLxE).reshape(B, H, L, E)
+
+
+def attention(x_BxLxD, block, config, mask_BxLxL, structure: Structure, grids: Grids, turn=None):
+    """The attention of a block: norm, queries, keys and values, `attend`, output.
+
+    Args:
+        block: "attention_norm", "qkv" and "output", as in `lm`.
+        config: heads, kv_heads and head_dim.
+        turn: what is done to the queries and to the keys; nothing where order has no meaning.
+    Returns:
+        f32[B, L, D]
+    """
+    B, L, _ = x_BxLxD.shape
+    heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
+    qkv = linear(rms_norm(x_BxLxD, block["attention_norm"]), block["qkv"], structure, grids)
+    qkv = qkv.reshape(B, L, heads + 2 * kv_heads, head_dim).swapaxes(1, 2)
+    q_BxHxLxE, k_BxKxLxE, v_BxKxLxE = jnp.split(qkv, (heads, heads + kv_heads), axis=1)
+    if turn is not None:
+        q_BxHxLxE, k_BxKxLxE = turn(q_BxHxLxE), turn(k_BxKxLxE)
+    y_BxHxLxE = attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL)
+    y = y_BxHxLxE.swapaxes(1, 2).reshape(B, L, heads * head_dim)
+    return linear(y, block["output"], structure, grids)
+
+
+def mlp(x, block, kind: str, product):
+    """relu(x up)^2 down, or for "swiglu" (silu(x gate) * (x up)) down.
+
+    Args:
+        block: "up", "down" and, for "swiglu", "gate".
+        product: (x, w) -> x @ w, with whatever quantizers there are.
+    """
+    h = product(x, block["up"])
+    if kind == "swiglu":
+        h *= jax.nn.silu(product(x, block["gate"]))
+    else:
+        h = jnp.square(jax.nn.relu(h))
+    return product(h, block["down"])
 
 
 def softmax(x):

@@ -11,29 +11,33 @@ inputs; embedding, norms and head stay in full precision. Parameters are a plain
         output          f32[H * E, D]
         mlp_norm        f32[D]
         up, gate        f32[D, F]    gate with SwiGLU only
-        down            f32[F, D]
+        down            f32[F, D]    with experts: a router, and an axis of experts (see `moe`)
     norm       f32[D]
     head       f32[D, V]
 
 Letters as in `layers`.
 """
 
+import functools
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bitlaw.models import moe
 from bitlaw.models.layers import (
     Grids,
     Structure,
-    attend,
-    attention_mask,
+    attention,
     linear,
+    mlp,
     rms_norm,
     rotate,
     rotations,
 )
+from bitlaw.packing import attention_mask
 
 MATRICES = ("qkv", "output", "up", "gate", "down")  # what a scheme compresses
 
@@ -41,6 +45,8 @@ MATRICES = ("qkv", "output", "up", "gate", "down")  # what a scheme compresses
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of a model. Zeros mean: mlp_hidden = 4 * width, head_dim = width / heads.
+
+    experts is empty, or says which experts take the place of every MLP, as in `moe.Experts`.
 
     Raises:
         ValueError: a field is out of range, named with its value.
@@ -55,6 +61,7 @@ class ModelConfig:
     mlp_hidden: int = 0
     context: int = 128
     vocab: int = 256
+    experts: str = ""
 
     def __post_init__(self):
         for name in ("width", "depth", "heads", "kv_heads", "context", "vocab"):
@@ -68,10 +75,26 @@ class ModelConfig:
         object.__setattr__(self, "head_dim", self.head_dim or self.width // self.heads)
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
+        object.__setattr__(self, "experts", str(self.moe or ""))
 
     @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each compressed matrix of a block."""
+    def moe(self) -> moe.Experts | None:
+        """The experts, parsed."""
+        return moe.Experts.parse(self.experts) if self.experts else None
+
+    @property
+    def learned_router(self) -> bool:
+        """Whether each block has a router matrix."""
+        return bool(self.experts) and self.moe.router != "hash"
+
+    @property
+    def mlp_names(self) -> tuple[str, ...]:
+        """The matrices of an MLP."""
+        return ("up", "down", "gate") if self.mlp == "swiglu" else ("up", "down")
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each compressed matrix of a block: (in, out), after the axis of experts."""
         D, F, E = self.width, self.mlp_hidden, self.head_dim
         shapes = {
             "qkv": (D, (self.heads + 2 * self.kv_heads) * E),
@@ -79,7 +102,10 @@ class ModelConfig:
             "up": (D, F),
             "down": (F, D),
         }
-        return shapes | ({"gate": (D, F)} if self.mlp == "swiglu" else {})
+        shapes |= {"gate": (D, F)} if self.mlp == "swiglu" else {}
+        if self.moe:
+            shapes |= {name: (self.moe.count, *shapes[name]) for name in self.mlp_names}
+        return shapes
 
 
 def init(key, config: ModelConfig):
@@ -89,22 +115,27 @@ def init(key, config: ModelConfig):
     """
     D, V = config.width, config.vocab
     shapes = [(V, D), *config.depth * [*config.matrices.values()]]
-    sizes = [rows * cols for rows, cols in shapes]
+    if config.learned_router:
+        shapes += config.depth * [(D, config.moe.count)]
+    sizes = [math.prod(shape) for shape in shapes]
     # One draw, cut into leaves: compiling a generator per leaf takes longer than a thousand steps.
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
     normals = (draw.reshape(shape) for draw, shape in zip(draws, shapes, strict=True))
 
-    def matrix(name, rows):
+    def matrix(name, shape):
         residual = 2 * config.depth if name in ("output", "down") else 1
-        return next(normals) * (rows * residual) ** -0.5
+        return next(normals) * (shape[-2] * residual) ** -0.5
 
     def block():
         norms = {"attention_norm": jnp.ones(D), "mlp_norm": jnp.ones(D)}
-        return norms | {name: matrix(name, rows) for name, (rows, _) in config.matrices.items()}
+        return norms | {name: matrix(name, shape) for name, shape in config.matrices.items()}
 
+    embedding, blocks = next(normals), [block() for _ in range(config.depth)]
+    if config.learned_router:
+        blocks = [block | {"router": next(normals) * D**-0.5} for block in blocks]
     return {
-        "embedding": next(normals),
-        "blocks": [block() for _ in range(config.depth)],
+        "embedding": embedding,
+        "blocks": blocks,
         "norm": jnp.ones(D),
         "head": jnp.zeros((D, V)),
     }
@@ -126,31 +157,34 @@ def apply(params, batch, config: ModelConfig, structure: Structure, grids: Grids
     Returns:
         f32[B, L, V]
     """
-    heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-    B, L = batch["inputs"].shape
+    return forward(params, batch, config, structure, grids, train=False)[0]
+
+
+def forward(params, batch, config: ModelConfig, structure: Structure, grids: Grids, train: bool):
+    """The logits of `apply`, and what the routers of experts add to the loss in training, f32[]."""
     x_BxLxD = params["embedding"][batch["inputs"]]
     mask = attention_mask(batch["segment_ids"])
-    cos, sin = rotations(batch["positions"], head_dim, config.context)
+    cos, sin = rotations(batch["positions"], config.head_dim, config.context)
+    turn = functools.partial(rotate, cos=cos, sin=sin)
+    tokens = {"ids_N": batch["inputs"].ravel(), "real_N": batch["segment_ids"].ravel() > 0}
 
-    def attention(x_BxLxD, block):
-        qkv = linear(rms_norm(x_BxLxD, block["attention_norm"]), block["qkv"], structure, grids)
-        qkv = qkv.reshape(B, L, heads + 2 * kv_heads, head_dim).swapaxes(1, 2)
-        q_BxHxLxE, k_BxKxLxE, v_BxKxLxE = jnp.split(qkv, (heads, heads + kv_heads), axis=1)
-        q_BxHxLxE, k_BxKxLxE = rotate(q_BxHxLxE, cos, sin), rotate(k_BxKxLxE, cos, sin)
-        y_BxHxLxE = attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask)
-        y = y_BxHxLxE.swapaxes(1, 2).reshape(B, L, heads * head_dim)
-        return linear(y, block["output"], structure, grids)
+    def product(x, w):
+        return linear(x, w, structure, grids)
 
-    def mlp(x_BxLxD, block):
-        x_BxLxD = rms_norm(x_BxLxD, block["mlp_norm"])
-        h_BxLxF = linear(x_BxLxD, block["up"], structure, grids)
-        if config.mlp == "swiglu":
-            h_BxLxF *= jax.nn.silu(linear(x_BxLxD, block["gate"], structure, grids))
-        else:
-            h_BxLxF = jnp.square(jax.nn.relu(h_BxLxF))
-        return linear(h_BxLxF, block["down"], structure, grids)
+    def experts(x_BxLxD, block):
+        x_NxD = x_BxLxD.reshape(-1, config.width)
+        args = (config.moe, config.mlp, structure, grids)
+        y_NxD, balance = moe.mlp(x_NxD, block, *args, **tokens, train=train)
+        return y_NxD.reshape(x_BxLxD.shape), balance
 
+    balance = jnp.float32(0)
     for block in params["blocks"]:
-        x_BxLxD += attention(x_BxLxD, block)
-        x_BxLxD += mlp(x_BxLxD, block)
-    return rms_norm(x_BxLxD, params["norm"]) @ params["head"]
+        x_BxLxD += attention(x_BxLxD, block, config, mask, structure, grids, turn)
+        normed_BxLxD = rms_norm(x_BxLxD, block["mlp_norm"])
+        if config.experts:
+            y_BxLxD, of_block = experts(normed_BxLxD, block)
+            balance += of_block
+        else:
+            y_BxLxD = mlp(normed_BxLxD, block, config.mlp, product)
+        x_BxLxD += y_BxLxD
+    return rms_norm(x_BxLxD, params["norm"]) @ params["head"], balance

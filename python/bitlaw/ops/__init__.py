@@ -1,14 +1,34 @@
 """Ops: one decorated definition each, compiled kernels behind them. `OPS` is the registry."""
 
-from bitlaw.ops import bits, hadamard, mask, pack, quantize, random, schedule, select, statistic
+from bitlaw.ops import (
+    bits,
+    codes,
+    dispatch,
+    hadamard,
+    histogram,
+    learned,
+    mask,
+    pack,
+    quantize,
+    random,
+    schedule,
+    select,
+    statistic,
+    stream,
+    transposable,
+)
 from bitlaw.ops.op import OPS, Op, isa, threads
 
 __all__ = [
     "OPS",
     "Op",
     "bits",
+    "codes",
+    "dispatch",
     "hadamard",
+    "histogram",
     "isa",
+    "learned",
     "mask",
     "pack",
     "quantize",
@@ -16,5 +36,7 @@ __all__ = [
     "schedule",
     "select",
     "statistic",
+    "stream",
     "threads",
+    "transposable",
 ]

@@ -6,12 +6,14 @@ import numpy as np
 
 from bitlaw.ops.bits import bytes_of_bits, pack_flags, unpack_flags
 from bitlaw.ops.op import Shape, op
-from bitlaw.ops.select import selection_key
+from bitlaw.ops.select import DTYPES, check_items, selection_key
 
 
 def _nm_out(x, *, n, m, along_rows):
-    if x.ndim != 3 or str(x.dtype) not in ("float32", "bfloat16"):
-        raise ValueError(f"x must be f32 or bf16 [items, rows, cols], got {x.dtype}{list(x.shape)}")
+    if x.ndim != 3 or str(x.dtype) not in DTYPES:
+        raise ValueError(
+            f"x must be f32, bf16 or f16 [items, rows, cols], got {x.dtype}{list(x.shape)}"
+        )
     if not 1 <= m <= 64:
         raise ValueError(f"m must be in [1, 64], got {m}")
     if not 1 <= n <= m:
@@ -35,6 +37,7 @@ def _nm_examples(rng):
         attributes = {"n": n, "m": m, "along_rows": along_rows}
         yield (x,), attributes
         yield (x.astype(ml_dtypes.bfloat16),), attributes
+        yield (x.astype(np.float16),), attributes
 
 
 @op(out=_nm_out, examples=_nm_examples)
@@ -44,7 +47,7 @@ def nm_mask(x, *, n: int, m: int, along_rows: bool):
     Among equal magnitudes the lowest index is kept first; NaN last.
 
     Args:
-        x: f32 or bf16 [items, rows, cols]
+        x: f32, bf16 or f16 [items, rows, cols]
         n, m: keep n of every m, 1 <= n <= m <= 64.
         along_rows: groups run down the columns (m consecutive rows), the contraction axis of an
             [in, out] matrix; else along the columns of a row.
@@ -65,8 +68,7 @@ def nm_mask(x, *, n: int, m: int, along_rows: bool):
 
 
 def _prune_out(x, mask):
-    if x.ndim != 2 or str(x.dtype) not in ("float32", "bfloat16"):
-        raise ValueError(f"x must be f32 or bf16 [items, n], got {x.dtype}{list(x.shape)}")
+    check_items(x)
     shape = (x.shape[0], bytes_of_bits(x.shape[1]))
     if tuple(mask.shape) != shape or str(mask.dtype) != "uint8":
         raise ValueError(f"mask must be u8{list(shape)}, got {mask.dtype}{list(mask.shape)}")
@@ -82,6 +84,7 @@ def _prune_examples(rng):
         mask = rng.integers(0, 256, (items, bytes_of_bits(n))).astype(np.uint8)
         yield (x, mask), {}
         yield (x.astype(ml_dtypes.bfloat16), mask), {}
+        yield (x.astype(np.float16), mask), {}
 
 
 @op(out=_prune_out, examples=_prune_examples, alias=(0, 0))
@@ -89,7 +92,7 @@ def prune(x, mask):
     """x where the mask's bit is 1, else +0 (also where x is NaN).
 
     Args:
-        x: f32 or bf16 [items, n]
+        x: f32, bf16 or f16 [items, n]
         mask: u8[items, ceil(n / 8)]
     """
     xp = x.__array_namespace__()

@@ -37,6 +37,7 @@ OPS: dict[str, Op] = {}
 TARGET = "bitlaw.{}.v1"
 
 Shape = jax.ShapeDtypeStruct
+_BFLOAT16 = np.dtype(jnp.bfloat16)
 _READ = {"int": operator.index, "float": float, "bool": bool, "str": str}
 
 
@@ -165,8 +166,10 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
 
 
 def _as_bits(array: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16, which the binding knows."""
-    return array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+    """bfloat16 as uint16 and float16 as int16, which the binding knows."""
+    if array.dtype == np.float16:
+        return array.view(np.int16)
+    return array.view(np.uint16) if array.dtype == _BFLOAT16 else array
 
 
 def _vary_alike(arrays: list[jax.Array]) -> list[jax.Array]:

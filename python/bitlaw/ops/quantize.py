@@ -40,7 +40,7 @@ from bitlaw.ops.statistic import (
 )
 
 
-def _check(x, grid, noise, *, block, kind, scaling, rounding, estimator, pruned, hadamard):
+def check_call(x, grid, noise, *, block, kind, scaling, rounding, estimator, pruned, hadamard):
     check_array(x, block, hadamard)
     check_operand("grid", grid, (x.shape[0], GRID_NUMBERS))
     check_operand("noise", noise, (x.shape[0], 3 if rounding == "stochastic" else 0), "uint32")
@@ -69,7 +69,7 @@ def check_statistic(x, kind: str, statistic: str) -> None:
 
 def _scaled_out(x, scale, zero, grid, noise, **attributes):
     block, kind = attributes["block"], attributes["kind"]
-    _check(x, grid, noise, **attributes)
+    check_call(x, grid, noise, **attributes)
     check_operand("scale", scale, group_shape(x, block).shape)
     check_operand("zero", zero, group_shape(x, block, kind == "affine").shape)
     return Shape(x.shape, x.dtype), mask_shape(x, attributes["estimator"])
@@ -77,7 +77,7 @@ def _scaled_out(x, scale, zero, grid, noise, **attributes):
 
 def _out(x, grid, noise, *, statistic, **attributes):
     block, kind = attributes["block"], attributes["kind"]
-    _check(x, grid, noise, **attributes)
+    check_call(x, grid, noise, **attributes)
     check_statistic(x, kind, statistic)
     scale, zero = group_shape(x, block), group_shape(x, block, kind == "affine")
     return Shape(x.shape, x.dtype), scale, zero, mask_shape(x, attributes["estimator"])

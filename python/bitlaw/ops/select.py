@@ -1,4 +1,4 @@
-"""The k largest magnitudes."""
+"""The k largest magnitudes: their mask, and the smallest of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from bitlaw.ops.op import Shape, op
 INFINITY_BITS = np.int32(0x7F800000)
 
 
-def _top_k_out(x, keep):
-    if x.ndim != 2 or str(x.dtype) not in ("float32", "bfloat16"):
-        raise ValueError(f"x must be f32 or bf16 [items, n], got {x.dtype}{list(x.shape)}")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_items(x) -> None:
+    """Raises ValueError unless x is f32, bf16 or f16 [items, n] with n < 2^31."""
+    if x.ndim != 2 or str(x.dtype) not in DTYPES:
+        raise ValueError(f"x must be f32, bf16 or f16 [items, n], got {x.dtype}{list(x.shape)}")
     if x.shape[1] >= 2**31:
         raise ValueError(f"x must have fewer than 2^31 elements per item, got {x.shape[1]}")
+
+
+def _check_keep(x, keep) -> None:
+    check_items(x)
     if tuple(keep.shape) != x.shape[:1] or str(keep.dtype) != "int32":
         raise ValueError(f"keep must be i32[{x.shape[0]}], got {keep.dtype}{list(keep.shape)}")
+
+
+def _top_k_out(x, keep):
+    _check_keep(x, keep)
     return (Shape((x.shape[0], bytes_of_bits(x.shape[1])), np.uint8),)
 
 
@@ -28,6 +40,7 @@ def _top_k_examples(rng):
         keep = rng.integers(0, n + 1, items).astype(np.int32)
         yield (x, keep), {}
         yield (x.astype(ml_dtypes.bfloat16), keep), {}  # full of ties
+        yield (x.astype(np.float16), keep), {}
     n = 50000
     for x in [np.zeros(n), np.full(n, -2.5), np.full(n, np.nan), rng.integers(-3, 4, n) * 1e-40]:
         x = np.stack([x, np.roll(x, 1)]).astype(np.float32)
@@ -56,7 +69,7 @@ def top_k_mask(x, keep):
     outside [0, n] are an error in the kernels.
 
     Args:
-        x: f32 or bf16 [items, n]
+        x: f32, bf16 or f16 [items, n]
         keep: i32[items]
 
     Returns:
@@ -67,3 +80,32 @@ def top_k_mask(x, keep):
     order = xp.argsort(-key, axis=-1, stable=True)
     rank = xp.argsort(order, axis=-1, stable=True)
     return pack_flags(rank < keep[:, None])
+
+
+def _threshold_out(x, keep):
+    _check_keep(x, keep)
+    return Shape(keep.shape, np.int32), Shape(keep.shape, np.int32)
+
+
+@op(out=_threshold_out, examples=_top_k_examples)
+def select_threshold(x, keep):
+    """The key of the keep[i]-th largest magnitude of each item, and how many with that key to take.
+
+    The mask of the keep[i] largest is then all keys beyond, and the first `take` equal ones.
+
+    Args:
+        x: f32, bf16 or f16 [items, n]
+        keep: i32[items]
+
+    Returns:
+        key: i32[items], `selection_key` of the smallest element taken; 0x7f800002 for keep 0
+        take: i32[items]
+    """
+    keys = selection_key(x)
+    xp = keys.__array_namespace__()
+    # One more column, for keep 0, and for items of no elements.
+    beyond = xp.full((keys.shape[0], 1), INFINITY_BITS + np.int32(2), np.int32)
+    ranked = xp.concat([beyond, -xp.sort(-keys, axis=-1)], axis=1)
+    key = xp.take_along_axis(ranked, keep[:, None], axis=1)
+    take = keep[:, None] - (keys > key).sum(axis=1, keepdims=True, dtype=np.int32)
+    return key[:, 0], take[:, 0].astype(np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -39,20 +40,26 @@ def panels(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Fig
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
 
 
-def log_axis(axes: Axes) -> None:
-    """A logarithmic x axis with plain numbers: 5k, 10k, 20k."""
+def log_axis(axes: Axes, subs: tuple[float, ...] = ()) -> None:
+    """A logarithmic x axis with plain numbers, once all is drawn: 5k, 10k, 20k.
+
+    ``subs`` are the ticks of a decade; without, fewer the more decades there are.
+    """
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    wide = (1, 2, 5) if decades < 2.7 else (1, 3) if decades < 4.5 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs or wide))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def plain(x: float) -> str:
-    """5000 as 5k, 2e6 as 2M, below a thousand as it is."""
-    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if x >= unit:
-            return f"{x / unit:g}{suffix}"
-    return f"{x:g}"
+    """5000 as 5k, 2e6 as 2M, 1.6384e10 as 16.4G, below a thousand as it is, in three digits."""
+    for unit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= 0.9995 * unit:
+            return f"{x / unit:.3g}{suffix}"
+    return f"{x:.3g}"
 
 
 @styled

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+import csv
+import io
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from string import Template
@@ -11,6 +14,37 @@ from string import Template
 from matplotlib.figure import Figure
 
 from bitlaw.pages.figure import svg
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a page, which is also a file of this name; narrow ones stand side by side."""
+
+    name: str
+    figure: Figure
+    caption: str
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page, which is also a CSV file of this name; `text` and `code` as in `table`."""
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: tuple[str, ...] = ()
+    code: tuple[str, ...] = ("scheme",)
+
+    @property
+    def html(self) -> str:
+        return table(self.header, self.rows, self.text, self.code)
+
+    @property
+    def csv(self) -> str:
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([self.header, *self.rows])
+        return file.getvalue()
 
 
 def document(title: str, sections: Iterable[str]) -> str:
@@ -49,3 +83,23 @@ def figure(number: int, drawn: Figure, caption: str) -> str:
     image = f'<img width="{width}" alt="{alt}" src="data:image/svg+xml;base64,{data}">'
     caption = f"<figcaption>Figure {number}. {escape(caption)}</figcaption>"
     return f"<figure>{image}{caption}</figure>"
+
+
+def figures(drawn: Iterable[Drawn]) -> str:
+    """Figures numbered from 1, those that are narrow last and side by side."""
+    drawn = sorted(drawn, key=lambda one: one.narrow)
+    parts = [figure(k, one.figure, one.caption) for k, one in enumerate(drawn, start=1)]
+    wide = sum(not one.narrow for one in drawn)
+    pair = f'<div class="pair">{"".join(parts[wide:])}</div>' if parts[wide:] else ""
+    return "\n".join([*parts[:wide], pair])
+
+
+def paragraphs(sentences: Iterable[str], kind: str = "") -> str:
+    """Plain sentences, a paragraph each."""
+    return "".join(f'<p class="{kind}">{escape(sentence)}</p>' for sentence in sentences)
+
+
+def definitions(items: Mapping[str, str]) -> str:
+    """A list of names and what they are."""
+    body = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in items.items())
+    return f"<dl>{body}</dl>"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitlaw.ops import mask, select
-from bitlaw.ops.bits import unpack_flags
+from bitlaw.ops.bits import pack_flags, unpack_flags
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +32,11 @@ class BitMask:
         n = math.prod(shape)
         bits = np.packbits(np.ones(n, bool), bitorder="little")
         return cls(jnp.asarray(bits), tuple(shape))
+
+    @classmethod
+    def of(cls, kept) -> BitMask:
+        """The mask of a bool array."""
+        return cls(pack_flags(kept.reshape(-1)), tuple(kept.shape))
 
     def apply(self, x):
         """x where kept, else +0, in x's shape and dtype."""
@@ -57,7 +62,7 @@ def top_k_mask(x, keep) -> BitMask:
     Among equal magnitudes the lowest flat index is kept; NaN is pruned first.
 
     Args:
-        x: f32 or bf16 array of any shape, numpy or JAX.
+        x: f32, bf16 or f16 array of any shape, numpy or JAX.
         keep: how many to keep, 0 <= keep <= x.size; under jit it may be traced (then a value
             outside the range fails when the program runs).
     """
@@ -69,13 +74,33 @@ def top_k_mask(x, keep) -> BitMask:
     return BitMask(select.top_k_mask(x.reshape(1, -1), count)[0], tuple(x.shape))
 
 
+def select_threshold(x, keep):
+    """(magnitude, ties): the smallest of the `keep` largest magnitudes, and how many of it belong.
+
+    The `keep` largest are everything above the magnitude, and the first `ties` equal to it. NaN
+    where only NaN is left; infinity and 0 ties for keep 0.
+
+    Args:
+        x: f32, bf16 or f16 array of any shape, numpy or JAX.
+        keep: 0 <= keep <= x.size.
+
+    Returns:
+        f32[], i32[]
+    """
+    xp = jnp if isinstance(x, jax.Array) or isinstance(keep, jax.Array) else np
+    count = xp.asarray(keep, dtype=np.int32).reshape(1)
+    key, take = select.select_threshold(x.reshape(1, -1), count)
+    bits = xp.minimum(key[0] - 1, select.INFINITY_BITS).astype(np.int32)
+    return xp.where(key[0] == 0, np.float32(np.nan), bits.view(np.float32)), take[0]
+
+
 def nm_mask(x, n: int, m: int, axis: int = -2) -> BitMask:
     """The mask that keeps the n largest magnitudes of every m consecutive elements along `axis`.
 
         mask = bitlaw.nm_mask(w, 2, 4)        # 2:4 along the contraction axis of [in, out]
 
     Args:
-        x: f32 or bf16 array, numpy or JAX.
+        x: f32, bf16 or f16 array, numpy or JAX.
         n, m: keep n of every m, 1 <= n <= m <= 64; m must divide the axis.
         axis: of x; -2 is the contraction axis of an [in, out] matrix.
     """

@@ -71,8 +71,9 @@ def clock(seconds: float) -> str:
 def row_line(row: dict[str, Any]) -> str:
     """One finished run in one line."""
     result = f"loss {row['loss']:.4f}" if row["status"] == "ok" else row["status"]
+    name = f"{row['scheme']} {row.get('experts', '')}"
     return (
-        f"{row['scheme']:<28}  N {row['n_params']:>7,}  D {row['d_tokens']:>10,}  "
+        f"{name:<28}  N {row['n_params']:>7,}  D {row['d_tokens']:>10,}  "
         f"seed {row['seed']}  {result:<11}  {row['seconds']:6.1f} s"
     )
 

@@ -47,6 +47,20 @@ CPU_SCHEMES = (
     *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 4, 8)),
     *(f"s={level}" for level in (0.25, 0.5, 0.75)),
 )
+SPARSE_SCHEMES = (
+    "dense",
+    *(f"s={level}" for level in (0.25, 0.5, 0.75, 0.875)),
+    *("s=2:4", "s=4:8", "s=1:4"),
+    *("s=0.5/ste", "s=0.75/rigl", "s=0.75/global"),
+    "w=quest4/channel s=2:4",
+)
+FORMAT_SCHEMES = (
+    "dense",
+    *("w=quest1/channel", "w=ternary/channel"),
+    *(f"w=quest{bits}/channel" for bits in (2, 3, 4, 8)),
+    *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 3, 4, 8)),
+    *("w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,15 @@ class Preset:
         ]
 
 
+# Narrower intervals than the quick study's, in hours.
+CPU_SIZES = (
+    Size(16, 2, seeds=3, dense_seeds=3),
+    Size(24, 2, seeds=3, dense_seeds=3),
+    Size(32, 3),
+    Size(48, 4),
+)
+CPU_BUDGETS = (2**20, 2**21, 2**22, 2**23)
+
 PRESETS = {
     # 12 runs, under a minute: does everything work here?
     "smoke": Preset(
@@ -102,17 +125,12 @@ PRESETS = {
         budgets=(2**19, 2**20, 2**21),
         schemes=QUICK_SCHEMES,
     ),
-    # 372 runs, about 2 hours on 2 cores: twelve schemes, narrower intervals.
-    "cpu": Preset(
-        sizes=(
-            Size(16, 2, seeds=3, dense_seeds=3),
-            Size(24, 2, seeds=3, dense_seeds=3),
-            Size(32, 3),
-            Size(48, 4),
-        ),
-        budgets=(2**20, 2**21, 2**22, 2**23),
-        schemes=CPU_SCHEMES,
-    ),
+    # About 2 hours on 2 cores: twelve schemes.
+    "cpu": Preset(CPU_SIZES, CPU_BUDGETS, CPU_SCHEMES),
+    # About 3 hours: patterns and methods of sparsity.
+    "cpu-sparse": Preset(CPU_SIZES, CPU_BUDGETS, SPARSE_SCHEMES),
+    # About 2 hours: every width of weights and activations, MX and NV.
+    "cpu-formats": Preset(CPU_SIZES, CPU_BUDGETS, FORMAT_SCHEMES),
 }
 
 
@@ -126,8 +144,10 @@ def learning_rate(width: int) -> float:
     return 0.01 * (16 / width) ** (2 / 3)
 
 
-def point(scheme: str, model: ModelConfig, d_tokens: int, seed: int) -> run.Run:
-    """One run of the study: everything but these four is the same, or follows from the width."""
+def point(
+    scheme: str, model: ModelConfig, d_tokens: int, seed: int, init: str = "", save: str = ""
+) -> run.Run:
+    """One run of the study: all else is the same, or follows from the width."""
     return run.Run(
         scheme=scheme,
         model=model,
@@ -135,6 +155,8 @@ def point(scheme: str, model: ModelConfig, d_tokens: int, seed: int) -> run.Run:
         seed=seed,
         batch=BATCH,
         learning_rate=learning_rate(model.width),
+        init=init,
+        save=save,
     )
 
 
@@ -142,13 +164,13 @@ def program(job: run.Job) -> Hashable:
     """What decides the compiled program: the model, the structures of a scheme, not its grids."""
     first = job.runs[0]
     scheme = Scheme.parse(first.scheme)
-    structures = tuple(spec and spec.structure for spec in (scheme.w, scheme.a))
-    return first.model, structures, scheme.s is not None
+    specs = (scheme.w, scheme.a, scheme.g, scheme.s)
+    return first.model, tuple(spec and spec.structure for spec in specs)
 
 
 def label(one: run.Run) -> str:
     """A run's name in messages."""
-    return f"{one.scheme} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
+    return f"{one.name} N={n_params(one.model)} D={one.d_tokens} seed={one.seed}"
 
 
 def columns(one: run.Run) -> dict[str, Any]:
@@ -222,7 +244,7 @@ def plan_preset(
     return plan_runs(PRESETS[preset].runs(schemes), data)
 
 
-def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
+def execute(plan: Plan, out: Path, workers: int = 0, study: Study = STUDY) -> Outcome:
     """Every row of a plan, from an opened folder or computed now; see `executor.run_jobs`."""
     workers = workers or len(available_cores())
     jobs = run.group(plan.runs)
@@ -239,7 +261,7 @@ def execute(plan: Plan, out: Path, workers: int = 0) -> Outcome:
             jobs,
             plan.data,
             out,
-            study=STUDY,
+            study=study,
             data_sha256=plan.data_sha256,
             build=plan.build,
             workers=workers,

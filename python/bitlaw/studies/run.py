@@ -8,9 +8,11 @@ else (but for its `seconds`).
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ import numpy as np
 from bitlaw.formats import Scheme
 from bitlaw.models import count
 from bitlaw.models.lm import ModelConfig
-from bitlaw.train import optimizer
+from bitlaw.train import checkpoint, optimizer
 from bitlaw.train.data import VALIDATION_BYTES, Corpus
 from bitlaw.train.loop import Branch, Recipe, train
 
+HISTORY = ("d_tokens", "init_tokens", "avg_params", "flops")  # of a checkpoint's row, in ours
 COMPILE_SECONDS = 1.0  # 3 or 4 for the first job of a model and structure, 0 for the others
 
 
@@ -29,7 +32,8 @@ COMPILE_SECONDS = 1.0  # 3 or 4 for the first job of a model and structure, 0 fo
 class Run:
     """Everything that determines a row but the corpus and the build.
 
-    scheme is kept in its canonical form; d_tokens are training positions, batch counts rows.
+    scheme is kept in its canonical form; d_tokens are training positions, batch counts rows; init
+    is the folder of a checkpoint to start from, save one to write the parameters to at the end.
 
     Raises:
         ValueError: the scheme is unknown, the seed is out of range, or d_tokens is no whole number
@@ -44,6 +48,8 @@ class Run:
     learning_rate: float
     warmup: int = optimizer.WARMUP
     cooldown: float = optimizer.COOLDOWN
+    init: str = ""
+    save: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "scheme", str(Scheme.parse(self.scheme)))
@@ -54,6 +60,11 @@ class Run:
             raise ValueError(
                 f"d_tokens must be a multiple of batch * context = {tokens}, got {self.d_tokens}"
             )
+
+    @property
+    def name(self) -> str:
+        """The scheme, and the experts if there are any: what messages call the run."""
+        return f"{self.scheme} {self.model.experts}".rstrip()
 
     @property
     def steps(self) -> int:
@@ -69,11 +80,21 @@ class Run:
             self.learning_rate,
             self.warmup,
             self.cooldown,
+            self.init,
         )
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the corpus and the build."""
-        determining = json.dumps([dataclasses.asdict(self), data_sha256, build], sort_keys=True)
+        """16 hex digits of the sha256 over the run, the corpus, the build and a user's code.
+
+        A checkpoint to start from counts by its weights and their history, not by its folder.
+        """
+        run = dataclasses.asdict(self) | {"save": ""}  # where it is kept decides nothing
+        if self.init:
+            row = checkpoint.read_meta(Path(self.init))["row"]
+            digest = checkpoint.read_digest(Path(self.init))
+            run["init"] = [digest, *(row[name] for name in HISTORY)]
+        what = [run, data_sha256, build, *Scheme.parse(self.scheme).digests]
+        determining = json.dumps(what, sort_keys=True)
         return hashlib.sha256(determining.encode()).hexdigest()[:16]
 
 
@@ -154,7 +175,7 @@ def execute(
         tokens_done, chunk_began = tokens_done + steps * tokens_per_step, now
         on_progress(
             Progress(
-                scheme=first.scheme,
+                scheme=first.name,
                 n_params=count.n_params(first.model),
                 seed=first.seed,
                 step=step,
@@ -168,17 +189,25 @@ def execute(
 
     for branch in train(first.recipe, corpus, list(runs), on_chunk):
         run, now = runs[branch.steps], time.perf_counter()
-        on_row(
-            {"run_id": run.id(corpus.sha256, build)}
-            | _row(run, branch)
-            | {"seconds": now - row_began, "data_sha256": corpus.sha256, "version": build}
-        )
+        row = {"run_id": run.id(corpus.sha256, build)} | _row(run, branch)
+        row |= {"seconds": now - row_began, "data_sha256": corpus.sha256, "version": build}
+        if run.save and branch.params is not None:
+            meta = {"model": dataclasses.asdict(run.model), "row": row}
+            checkpoint.save(Path(run.save), branch.params, meta)
+        on_row(row)
         row_began = now
 
 
 def _row(run: Run, branch: Branch) -> dict[str, Any]:
     """The columns that a run determines. A diverged run has no loss and no count of its weights."""
     done = branch.loss is not None
+    before = checkpoint.read_meta(Path(run.init))["row"] if run.init else None
+    tokens = 0 if before is None else before["d_tokens"] + before["init_tokens"]
+    average, flops = average_params(run), count.flops_per_token(run.model) * run.d_tokens
+    if before is not None:  # of the whole training, the checkpoint's included
+        earlier = tokens / (tokens + run.d_tokens)
+        average = earlier * before["avg_params"] + (1 - earlier) * average
+        flops += before["flops"]
     return {
         "scheme": run.scheme,
         "n_params": count.n_params(run.model),
@@ -187,25 +216,34 @@ def _row(run: Run, branch: Branch) -> dict[str, Any]:
         "d_tokens": run.d_tokens,
         "seed": run.seed,
         "loss": branch.loss,
-        "flops": count.flops_per_token(run.model) * run.d_tokens,
+        "flops": flops,
         "status": "ok" if done else "diverged",
-        "avg_params": average_params(run),
+        "avg_params": average,
+        "init_tokens": tokens,
         "width": run.model.width,
         "depth": run.model.depth,
         "learning_rate": run.learning_rate,
+        "n_dense": count.n_dense(run.model),
+        "n_active": count.n_active(run.model),
+        "experts": run.model.experts,
     }
 
 
 def average_params(run: Run) -> float:
-    """Mean over the steps of the block weights not yet pruned (arXiv:2501.12486)."""
+    """Mean over the steps of the block weights in use, those not pruned (arXiv:2501.12486)."""
     sparse = Scheme.parse(run.scheme).s
+    n = count.n_params(run.model)
     if sparse is None:
-        return float(count.n_params(run.model))
-    schedule = optimizer.pruning(sparse.level, run.steps)
-    lasting = np.diff([0, *schedule.steps(), run.steps])  # steps with each count of weights
+        return float(n)
+    schedule, pattern = optimizer.sparsity_of(sparse, run.steps), optimizer.pattern_of(sparse)
+    steps = np.minimum(schedule.steps(), run.steps)
+    lasting = np.diff([0, *steps, run.steps])  # steps with each count of weights
+    if sparse.scope == "global":
+        kept = pattern.keep_counts(schedule, (n,), sparse.level)
+        return float(np.dot(lasting, [n, *kept]) / run.steps)
     kept = [
-        np.dot(lasting, [rows * cols, *schedule.keep_counts(rows * cols)])
-        for rows, cols in run.model.matrices.values()
+        np.dot(lasting, [math.prod(shape), *pattern.keep_counts(schedule, shape, sparse.level)])
+        for shape in run.model.matrices.values()
     ]
     return float(run.model.depth * sum(kept) / run.steps)
 
@@ -220,5 +258,6 @@ def cost(job: Job) -> float:
     scheme = Scheme.parse(first.scheme)
     seconds = 0.8e-6 + 0.0625e-6 * first.model.depth * first.model.width
     seconds *= 1 + 0.05 * (scheme.w is not None) + 0.2 * (scheme.a is not None)
+    seconds *= 1 + 0.2 * (scheme.g is not None)
     tokens = trained_tokens(job.runs) + len(job.runs) * VALIDATION_BYTES / 3  # forward only
     return seconds * tokens + COMPILE_SECONDS

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ EPOCHS_MOST = 16  # arXiv:2305.16264, section 6
 
 # Not every distribution of Python ships its tests; installed packages are not the library.
 NOT_STDLIB = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
+
+FUNCTION = re.compile(rb"(?m)^(?=[ \t]*(?:async )?(?:def|class) )")
 
 Rows = dict[str, np.ndarray]
 
@@ -77,7 +80,7 @@ class Corpus:
         data is the same however the steps are asked for.
 
         Args:
-            salt: the model's n_params. Schemes of one size see one order, so they are compared in
+            salt: the model's n_dense. Schemes of one size see one order, so they are compared in
                 pairs; another size sees another, so its error is independent.
         """
         rows = len(self.train["tokens"])
@@ -129,7 +132,7 @@ def load(
     Raises:
         ValueError: a path cannot be read or holds no text; too little validation or training text.
     """
-    named = _stdlib() if source == "stdlib" else _files(source)
+    named = stdlib() if source == "stdlib" else _files(source)
     first: dict[bytes, str] = {}
     for name, text in sorted(named):
         first.setdefault(text, name)
@@ -166,7 +169,21 @@ def _packed(documents: list[bytes], context: int) -> Rows:
     }
 
 
-def _stdlib() -> Iterator[tuple[str, bytes]]:
+def functions(longest: int) -> tuple[list[bytes], list[bytes]]:
+    """The functions and classes of the standard library's sources, to train on and held out.
+
+    A file is cut before each line that begins one, so that a class and its first method are two
+    documents. Those of more than `longest` bytes are left out, of equal ones all but the first;
+    held out are those of the files that `load` holds out.
+    """
+    parts: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
+    for name, text in stdlib():
+        pieces = FUNCTION.split(text)
+        parts[_is_validation(name)] |= {p: None for p in pieces if 2 <= len(p) <= longest}
+    return list(parts[False]), [p for p in parts[True] if p not in parts[False]]
+
+
+def stdlib() -> Iterator[tuple[str, bytes]]:
     """The Python sources of the standard library, sorted by path, those that can be read."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):

@@ -24,3 +24,17 @@ def summed_cross_entropy(logits, targets, weights):
 def mean_cross_entropy(logits, targets, weights):
     """`summed_cross_entropy` per trained target; 0 for a batch without any."""
     return summed_cross_entropy(logits, targets, weights) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def mean_distillation(logits, wanted, weights):
+    """Mean over the trained targets of -sum_v p_v log q_v, of p = softmax(wanted), q the model's.
+
+    The targets of Gemma 3's quantization-aware training (arXiv:2503.19786, section 2.3).
+
+    Args:
+        logits, wanted: f32[B, L, V]; weights: f32[B, L]
+    Returns:
+        f32[]
+    """
+    each = -jnp.sum(jax.nn.softmax(wanted) * jax.nn.log_softmax(logits), axis=-1)
+    return jnp.sum(weights * each) / jnp.maximum(jnp.sum(weights), 1)

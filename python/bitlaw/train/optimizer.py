@@ -1,16 +1,19 @@
-"""AdamW, gradual pruning around it, and the warmup-stable-decay schedule."""
+"""AdamW, pruning around it, and the warmup-stable-decay schedule."""
 
 import jax
 import numpy as np
 import optax
 
 from bitlaw import sparsity
+from bitlaw.formats import SparseSpec
 from bitlaw.models.lm import is_compressed
+from bitlaw.models.sites import BRANCH
 
 WARMUP = 100  # steps; 50 doubled the spread over seeds at widths 16 and 24 (docs/log.md)
 COOLDOWN = 0.25  # of all steps
 RAMP = (0.25, 0.75)  # of all steps: where sparsity rises, arXiv:2309.08520 section 3
 RAMP_INTERVALS = 50
+ACDC_PHASES = 8  # sparse and dense ones in the ramp's place
 
 
 def adamw(
@@ -18,12 +21,17 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW (arXiv:1711.05101) after clipping to a global norm; matrices decay, norms do not.
 
+    Nor do the states of quantizers.
+
     `update` takes the learning rate as the keyword `learning_rate`, so one compiled step serves
     every schedule and budget.
     """
 
     def is_matrix(params):
-        return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+        def of(path, leaf):
+            return leaf.ndim >= 2 and getattr(path[0], "key", None) != BRANCH
+
+        return jax.tree_util.tree_map_with_path(of, params)
 
     def scale(updates, state, params=None, *, learning_rate, **others):
         del params, others
@@ -69,13 +77,48 @@ def pruning(level: float, steps: int) -> sparsity.Cubic:
 
     A bounded number of updates keeps the tables in the optimizer's state of one size: one program.
     """
-    begin, end = round(RAMP[0] * steps), round(RAMP[1] * steps)
-    return sparsity.Cubic(level, begin, end, max(1, -(-(end - begin) // RAMP_INTERVALS)))
+    return sparsity.Cubic(level, *_ramp(steps))
 
 
-def gradually_pruned(schedule: sparsity.Cubic) -> optax.GradientTransformationExtraArgs:
-    """`adamw` that prunes the block matrices along a schedule, each matrix to the same sparsity.
+def sparsity_of(spec: SparseSpec, steps: int) -> sparsity.Schedule:
+    """The sparsity of the weights in use over a run of a method."""
+    if spec.method == "gradual":
+        return pruning(spec.level, steps)
+    if spec.method == "oneshot":
+        return sparsity.OneShot(spec.level, steps // 2)
+    if spec.method == "acdc":
+        begin, end, _ = _ramp(steps)
+        return sparsity.ACDC(spec.level, begin, end, max(1, (end - begin) // ACDC_PHASES))
+    return sparsity.OneShot(spec.level, 0)  # sparse from the start
 
-    The schedule is in the state `init` makes; `update` serves any.
+
+def pattern_of(spec: SparseSpec) -> sparsity.Pattern:
+    """The pattern of a spec, groups along the contraction axis."""
+    if spec.m:
+        return sparsity.NM(spec.n, spec.m, transposable=spec.transposable)
+    return sparsity.Block(*spec.block) if spec.block != (0, 0) else sparsity.Unstructured()
+
+
+def sparse(spec: SparseSpec, steps: int) -> optax.GradientTransformationExtraArgs:
+    """`adamw` that keeps the block matrices sparse as a spec says, for a run of `steps`.
+
+    The schedule is in the state `init` makes; `update` serves any of the same structure.
     """
-    return sparsity.pruned(adamw(), schedule, select=is_compressed)
+    schedule, pattern = sparsity_of(spec, steps), pattern_of(spec)
+    if spec.method in ("rigl", "set"):
+        regrowing = sparsity.rigl if spec.method == "rigl" else sparsity.set_
+        end = max(1, round(RAMP[1] * steps))
+        exchange = sparsity.Exchange(0, end, max(1, -(-end // RAMP_INTERVALS)))
+        return regrowing(adamw(), spec.level, exchange, is_compressed)
+    if spec.method == "s_ste":
+        return sparsity.s_ste(adamw(), spec.n, spec.m, is_compressed)
+    if spec.method in ("ste", "sr_ste"):
+        straight = sparsity.ste if spec.method == "ste" else sparsity.sr_ste
+        return straight(adamw(), schedule, is_compressed, pattern=pattern, scope=spec.scope)
+    return sparsity.pruned(adamw(), schedule, is_compressed, pattern=pattern, scope=spec.scope)
+
+
+def _ramp(steps: int) -> tuple[int, int, int]:
+    """(begin, end, every) of the middle half of a run, in at most 50 intervals."""
+    begin, end = round(RAMP[0] * steps), round(RAMP[1] * steps)
+    return begin, end, max(1, -(-(end - begin) // RAMP_INTERVALS))

@@ -6,6 +6,7 @@ chunk is a loop of up to CHUNK steps in one program: fewer dispatches, and one r
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from bitlaw import sparsity
-from bitlaw.models import lm
+from bitlaw.models import lm, sites
 from bitlaw.models.layers import Grids, Structure
 from bitlaw.models.lm import ModelConfig
 from bitlaw.train import loss, optimizer
@@ -21,6 +22,7 @@ from bitlaw.train.data import Rows
 from bitlaw.train.state import State
 
 CHUNK = 32  # steps
+NO_KEY = np.zeros(2, np.uint32)  # validation rounds with the same random numbers every time
 
 
 @functools.lru_cache
@@ -28,48 +30,98 @@ def _init_program(config: ModelConfig):
     return jax.jit(lambda key: lm.init(key, config))
 
 
-def fresh_state(seed: int, config: ModelConfig, schedule: sparsity.Cubic | None) -> State:
-    """The state before the first step, pruned along `schedule` if there is one.
+def fresh_params(seed: int, config: ModelConfig):
+    """The parameters before the first step: they depend on the seed and the model alone."""
+    return _init_program(config)(jax.random.key(seed))
 
-    The parameters depend on the seed and the model alone, not on the scheme.
+
+def fresh_state(params, tx: optax.GradientTransformation | None = None) -> State:
+    """The state before the first step of `tx`, `adamw` if none; masks that it begins with apply.
+
+    Args:
+        tx: of `optimizer.sparse`, for a pruned run.
     """
-    params = _init_program(config)(jax.random.key(seed))
-    if schedule is None:
+    if tx is None:
         return State(params, optimizer.adamw().init(params))
-    return State(params, optimizer.gradually_pruned(schedule).init(params))
+    state = tx.init(params)
+    return State(sparsity.prune(params, state), state)
 
 
-def _logits(params, batch, config: ModelConfig, structure: Structure, grids: Grids):
+def with_quantizers(params, batches: Rows, config: ModelConfig, structure: Structure, grids: Grids):
+    """The parameters with first states of their quantizers, if those have any.
+
+    Args:
+        batches: the first of them is what the scales of activations begin with.
+    """
+    if not structure.stateful:
+        return params
+    batch = {name: rows[0] for name, rows in batches.items()}
+    return _state_program(config, structure)(params, batch, grids)
+
+
+@functools.lru_cache
+def _state_program(config: ModelConfig, structure: Structure):
+    @jax.jit
+    def program(params, batch, grids):
+        loss_of = lambda params, structure: _batch_loss(
+            params, batch, config, structure, grids, NO_KEY
+        )
+        return sites.with_states(params, structure, grids, loss_of)
+
+    return program
+
+
+def _forward(params, batch, config: ModelConfig, structure: Structure, grids: Grids, key, train):
+    """Logits, and what the balance of experts adds to the loss in training."""
     batch = {name: batch[name].astype(jnp.int32) for name in ("inputs", "segment_ids", "positions")}
-    return lm.apply(params, batch, config, structure, grids)
+    params = sites.with_sites(params, structure, key)
+    return lm.forward(params, batch, config, structure, grids, train=train)
+
+
+def _batch_loss(params, batch, config, structure, grids, key, teacher=None):
+    """Mean cross-entropy to the next bytes, or to the probabilities of a dense teacher."""
+    logits, balance = _forward(params, batch, config, structure, grids, key, train=True)
+    if teacher is None:
+        targets = batch["targets"].astype(jnp.int32)
+        return loss.mean_cross_entropy(logits, targets, batch["weights"]) + balance
+    wanted, _ = _forward(teacher, batch, config, Structure(), {}, key, train=False)
+    return loss.mean_distillation(logits, jax.lax.stop_gradient(wanted), batch["weights"]) + balance
 
 
 @functools.lru_cache
 def _train_program(config: ModelConfig, structure: Structure):
     tx = optimizer.adamw()
-    if structure.pruned:
+    if structure.sparse is not None:
         # `update` reads the schedule from the state, so any schedule makes the same program.
-        tx = optimizer.gradually_pruned(optimizer.pruning(0.5, 100))
-
-    def batch_loss(params, batch, grids):
-        logits = _logits(params, batch, config, structure, grids)
-        return loss.mean_cross_entropy(logits, batch["targets"].astype(jnp.int32), batch["weights"])
+        tx = optimizer.sparse(structure.sparse, 100)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def program(state, batches, learning_rates, n_steps, grids):
+    def program(state, batches, learning_rates, keys, n_steps, grids, teacher):
         def step(i, carry):
             state, losses = carry
             batch = jax.tree.map(lambda x: x[i], batches)
-            value, gradients = jax.value_and_grad(batch_loss)(state.params, batch, grids)
+            value, gradients = jax.value_and_grad(_batch_loss)(
+                state.params, batch, config, structure, grids, keys[i], teacher
+            )
             updates, optimizer_state = tx.update(
-                gradients, state.optimizer, state.params, learning_rate=learning_rates[i]
+                sites.without_overwritten(gradients, structure),
+                state.optimizer,
+                state.params,
+                learning_rate=learning_rates[i],
             )
             params = optax.apply_updates(state.params, updates)
+            params = sites.overwrite(params, gradients, structure)
             return State(params, optimizer_state), losses.at[i].set(value)
 
         return jax.lax.fori_loop(0, n_steps, step, (state, jnp.zeros(CHUNK)))
 
     return program
+
+
+def step_keys(seed: int, first: int, last: int) -> np.ndarray:
+    """u32[last - first, 2]: the random numbers of steps first..last-1 of a run."""
+    draw = [np.random.SeedSequence((seed, step)).generate_state(2) for step in range(first, last)]
+    return np.asarray(draw, np.uint32).reshape(-1, 2)
 
 
 def train_chunk(
@@ -79,6 +131,8 @@ def train_chunk(
     config: ModelConfig,
     structure: Structure,
     grids: Grids,
+    keys: np.ndarray | None = None,
+    teacher: Any = None,
 ) -> tuple[State, np.ndarray]:
     """The state after one training step per batch, at most CHUNK, and the loss of each step.
 
@@ -88,6 +142,8 @@ def train_chunk(
     Args:
         batches: as `Corpus.train_batches` gives them, [steps, B, L] each.
         learning_rates: f32[steps]
+        keys: u32[steps, 2], for stochastic rounding (`step_keys`).
+        teacher: parameters of a dense model, whose probabilities are then the targets.
     Returns:
         state, f32[steps] in nats per byte
     """
@@ -95,7 +151,9 @@ def train_chunk(
     pad = CHUNK - n_steps
     batches = {k: np.pad(x, [(0, pad), (0, 0), (0, 0)]) for k, x in batches.items()}
     program = _train_program(config, structure)
-    state, losses = program(state, batches, np.pad(learning_rates, (0, pad)), n_steps, grids)
+    learning_rates = np.pad(learning_rates, (0, pad))
+    keys = np.zeros((CHUNK, 2), np.uint32) if keys is None else np.pad(keys, [(0, pad), (0, 0)])
+    state, losses = program(state, batches, learning_rates, keys, n_steps, grids, teacher)
     return state, np.asarray(losses)[:n_steps]
 
 
@@ -104,7 +162,7 @@ def _validation_program(config: ModelConfig, structure: Structure):
     @jax.jit
     def program(params, batches, grids):
         def one(batch):
-            logits = _logits(params, batch, config, structure, grids)
+            logits, _ = _forward(params, batch, config, structure, grids, NO_KEY, train=False)
             return loss.summed_cross_entropy(
                 logits, batch["targets"].astype(jnp.int32), batch["weights"]
             )

@@ -1,0 +1,79 @@
+// Levels to codes and back: what a code of a few bits means.
+//
+// Whole codes of a grid with a zero level in two's complement; mid-rise and affine codes from qmin
+// up, unsigned; floats as the bit patterns of the OCP formats; nf4 by the index of the level.
+#pragma once
+#include <algorithm>
+
+#include "core/grid.hpp"
+
+namespace bitlaw {
+
+// Codes of levels, one to a byte; each group of `block` has its zero point.
+struct EncodeLevels {
+  template <class Encode>
+  BITLAW_LEAF static void each(const float* level, uint8_t* code, int64_t n, const Encode& encode) {
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) code[i] = static_cast<uint8_t>(encode(level[i]));
+  }
+  // NaN, which comes with the scale or is kept by the 8-bit formats, is all ones.
+  BITLAW_LEAF static int32_t minifloat(float level, int32_t mantissa, int32_t least, float unit,
+                                       int32_t sign) {
+    const int32_t mag = magnitude_bits(level), all = sign - 1;
+    const int32_t normal = (mag >> (23 - mantissa)) - (((least >> 23) - 1) << mantissa);
+    const int32_t below = static_cast<int32_t>(float_of(mag < least ? mag : 0) * unit);
+    const int32_t code = mag > kInfinityBits ? all : mag < least ? below : normal;
+    return code | (bits_of(level) < 0 ? sign : 0);
+  }
+  BITLAW_LEAF static int32_t nf4(float level) {
+    int32_t code = 0;
+    for (int k = 0; k < 15; ++k) code += level > kNf4[k];
+    return code;
+  }
+  // A NaN level of a uniform grid, whose scale is NaN too, must not reach the conversion.
+  BITLAW_LEAF static int32_t whole(float code) {
+    return static_cast<int32_t>(code >= -256.0f ? code : 0.0f);
+  }
+  BITLAW_LEAF static void run(const float* level, uint8_t* code, const float* zero, int64_t groups,
+                              int64_t block, Grid g, Kind kind, int64_t bits) {
+    const int64_t n = groups * block;
+    if (kind == Kind::floating) {
+      const int32_t mantissa = 127 - (bits_of(g.epsilon()) >> 23);
+      const int32_t least = bits_of(g.smallest_normal()), sign = 1 << (bits - 1);
+      const float unit = 1.0f / (g.smallest_normal() * g.epsilon());
+      each(level, code, n, [=](float v) { return minifloat(v, mantissa, least, unit, sign); });
+    } else if (kind == Kind::nf4) {
+      each(level, code, n, [](float v) { return nf4(v); });
+    } else if (zero) {
+      for (int64_t b = 0; b < groups; ++b) {
+        const float first = g.qmin() - zero[b];
+        each(level + b * block, code + b * block, block, [=](float v) { return whole(v - first); });
+      }
+    } else {
+      const float first = g.offset() == 0.0f ? 0.0f : g.qmin() + g.offset();
+      each(level, code, n, [=](float v) { return whole(v - first); });
+    }
+  }
+};
+
+// The level of every code; NaN beyond the largest one.
+inline void decode_table(Kind kind, int64_t bits, Grid g, float* level) {
+  const int codes = 1 << bits, sign = codes / 2;
+  for (int c = 0; c < codes; ++c) {
+    if (kind == Kind::nf4) {
+      level[c] = kNf4[c];
+    } else if (kind == Kind::floating) {
+      const int mag = c % sign, steps = static_cast<int>(1.0f / g.epsilon());
+      const int exponent = mag / steps, part = mag % steps;
+      float v = static_cast<float>(exponent ? steps + part : part) * g.epsilon();
+      v *= g.smallest_normal() * static_cast<float>(1u << std::clamp(exponent - 1, 0, 30));
+      level[c] = v > g.largest() ? kNan : c < sign ? v : -v;
+    } else if (kind == Kind::uniform && g.offset() == 0.0f) {
+      level[c] = static_cast<float>(c < sign ? c : c - codes);
+    } else {
+      level[c] = static_cast<float>(c) + g.qmin() + g.offset();
+    }
+  }
+}
+
+}  // namespace bitlaw

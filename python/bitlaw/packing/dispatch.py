@@ -1,0 +1,178 @@
+"""Tokens to experts and back, with a capacity per expert or without one.
+
+    plan = dispatch.plan(expert, gate, experts=8, capacity=dispatch.capacity(tokens, 2, 8, 1.25))
+    y = dispatch.combine(run_experts(dispatch.gather(x, plan)), gate, plan)
+
+    plan = dispatch.dropless(expert, experts=8)
+    y = jax.lax.ragged_dot(dispatch.gather(x, plan), weights, plan.count)
+    y = dispatch.combine(y, gate, plan)
+
+All functions are of one group of tokens; `jax.vmap` them for more. Forward and backward only
+gather: no scatter, so no sum whose order a device could choose.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bitlaw.ops.dispatch import dispatch_plan, dispatch_sort
+
+
+class Dispatch(NamedTuple):
+    """Where tokens go.
+
+    Attributes:
+        slot: i32[tokens, k], the slot of a token's choice in the flattened slots; -1 for none.
+        source: i32[experts, capacity], or i32[tokens * k] without a capacity: token * k + choice;
+            -1 for an empty slot.
+        count: i32[experts], what each expert was assigned, before the cut at capacity.
+    """
+
+    slot: jax.Array
+    source: jax.Array
+    count: jax.Array
+
+    @property
+    def dropped(self) -> jax.Array:
+        """How many assignments to an expert found no slot."""
+        return self.count.sum() - (self.slot >= 0).sum()
+
+
+def capacity(tokens: int, k: int, experts: int, factor: float) -> int:
+    """Slots of each expert: ceil(factor tokens k / experts), at least 1.
+
+    The capacity factor of Switch Transformers (arXiv:2101.03961, equation 3).
+    """
+    if not 0 < factor < math.inf:
+        raise ValueError(f"factor must be positive and finite, got {factor}")
+    for name, value in [("tokens", tokens), ("k", k), ("experts", experts)]:
+        if value < (0 if name == "tokens" else 1):
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    return max(1, math.ceil(factor * tokens * k / experts))
+
+
+def plan(expert, gate, *, experts: int, capacity: int, priority: str = "choice") -> Dispatch:
+    """Slots of experts with a fixed capacity; see `ops.dispatch.dispatch_plan` for the priorities.
+
+    Args:
+        expert: i32[tokens, k] in [-1, experts); -1 asks for no slot, as padding should.
+        gate: f32[tokens, k]; orders the tokens under priority "gate", a NaN last.
+        experts: number of experts.
+        capacity: slots of each expert.
+        priority: whose assignments are dropped last: "token", "choice" or "gate".
+    """
+    expert, gate = _choices(expert), jnp.asarray(gate, jnp.float32)
+    slot, source, count = dispatch_plan(
+        expert[None], gate[None], experts=experts, capacity=capacity, priority=priority
+    )
+    return Dispatch(slot[0], source[0].reshape(experts, capacity), count[0])
+
+
+def dropless(expert, *, experts: int) -> Dispatch:
+    """Assignments sorted by expert: `gather` gives the lhs, `count` the sizes of `ragged_dot`.
+
+    Args:
+        expert: i32[tokens, k] in [-1, experts); -1 asks for no slot.
+        experts: number of experts.
+    """
+    slot, source, count = dispatch_sort(_choices(expert)[None], experts=experts)
+    return Dispatch(slot[0], source[0], count[0])
+
+
+def gather(x, plan: Dispatch) -> jax.Array:
+    """Every slot's token.
+
+        y[s] = x[source[s] // k], and 0 in an empty slot
+
+    Args:
+        x: [tokens, d]
+
+    Returns:
+        [experts, capacity, d], or [tokens * k, d] without a capacity
+    """
+    x = jnp.asarray(x)
+    if x.ndim != 2 or x.shape[0] != plan.slot.shape[0]:
+        raise ValueError(f"x must be [{plan.slot.shape[0]}, d], got {list(x.shape)}")
+    return _gather(x, plan)
+
+
+def combine(y, gate, plan: Dispatch) -> jax.Array:
+    """Every token's choices, weighted.
+
+        out[t] = sum over j of gate[t, j] y[slot[t, j]]        a dropped choice adds 0
+
+    Args:
+        y: [*slots, d], as `gather` gives them.
+        gate: [tokens, k]
+
+    Returns:
+        [tokens, d]
+    """
+    y, gate = jnp.asarray(y), jnp.asarray(gate)
+    if y.shape[:-1] != plan.source.shape:
+        raise ValueError(f"y must be {[*plan.source.shape]} x d, got {list(y.shape)}")
+    if gate.shape != plan.slot.shape:
+        raise ValueError(f"gate must be {list(plan.slot.shape)}, got {list(gate.shape)}")
+    return _combine(y.reshape(-1, y.shape[-1]), gate, plan)
+
+
+def _choices(expert) -> jax.Array:
+    expert = jnp.asarray(expert)
+    if expert.ndim != 2 or expert.dtype.kind not in "iu":
+        raise ValueError(f"expert must be i32[tokens, k], got {expert.dtype}{list(expert.shape)}")
+    return expert.astype(jnp.int32)
+
+
+def _rows(x, index):
+    """x[index], and 0 where the index is -1."""
+    if not x.shape[0]:
+        return jnp.zeros((*index.shape, x.shape[1]), x.dtype)
+    return jnp.where((index >= 0)[..., None], x[jnp.maximum(index, 0)], 0)
+
+
+def _token(plan: Dispatch):
+    return plan.source // plan.slot.shape[1]  # -1 stays -1: the quotient is rounded down
+
+
+@jax.custom_vjp
+def _gather(x, plan):
+    return _rows(x, _token(plan))
+
+
+def _gather_forward(x, plan):
+    return _gather(x, plan), plan
+
+
+def _gather_backward(plan, dy):
+    # A token's gradient is the sum over its slots: a gather where XLA's own rule would scatter.
+    dx = _rows(dy.reshape(-1, dy.shape[-1]), plan.slot)
+    return dx.sum(1, dtype=jnp.float32).astype(dy.dtype), None
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+@jax.custom_vjp
+def _combine(y, gate, plan):
+    weighted = _rows(y, plan.slot) * gate[..., None]
+    return weighted.sum(1, dtype=jnp.promote_types(weighted.dtype, jnp.float32)).astype(y.dtype)
+
+
+def _combine_forward(y, gate, plan):
+    return _combine(y, gate, plan), (y, gate, plan)
+
+
+def _combine_backward(kept, dout):
+    y, gate, plan = kept
+    source = plan.source.reshape(-1)
+    weight = _rows(gate.reshape(-1, 1), source)
+    dy = (_rows(dout, _token(plan).reshape(-1)) * weight).astype(y.dtype)
+    dots = (_rows(y, plan.slot) * dout[:, None]).sum(-1, dtype=jnp.float32)
+    return dy, dots.astype(gate.dtype), None
+
+
+_combine.defvjp(_combine_forward, _combine_backward)

@@ -1,0 +1,146 @@
+"""Rows hold every token once and in order; targets stay inside their document."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitlaw import packing
+
+
+def unpack(rows):
+    """Every segment of every row, as tuples."""
+    found = []
+    for tokens, ids in zip(rows["tokens"], rows["tokens_segment_ids"], strict=True):
+        found += [tuple(tokens[ids == s].tolist()) for s in range(1, ids.max(initial=0) + 1)]
+    return found
+
+
+@given(st.lists(st.integers(1, 50), max_size=80), st.integers(1, 30))
+def test_every_token_lands_once_and_in_order(lengths, capacity):
+    tokens = np.arange(1, sum(lengths) + 1)
+    plan = packing.plan(lengths, capacity, overflow="split")
+    rows = packing.materialize(plan, tokens)
+    pieces = []
+    at = 1
+    for length in lengths:
+        whole = list(range(at, at + length))
+        pieces += [tuple(whole[i : i + capacity]) for i in range(0, length, capacity)]
+        at += length
+    assert sorted(unpack(rows)) == sorted(pieces)
+    assert plan.split == sum(length > capacity for length in lengths)
+    padding = rows["tokens_segment_ids"] == 0
+    assert (rows["tokens"][padding] == 0).all() and (rows["tokens_positions"][padding] == 0).all()
+    # Padding lies at the end of a row, positions count within a segment.
+    assert (np.diff(padding.astype(int), axis=1) >= 0).all()
+    for ids, positions in zip(rows["tokens_segment_ids"], rows["tokens_positions"], strict=True):
+        for s in range(1, ids.max(initial=0) + 1):
+            assert positions[ids == s].tolist() == list(range((ids == s).sum()))
+
+
+def test_a_small_plan_by_hand():
+    plan = packing.plan([3, 5, 8, 1, 1, 7, 2], 8)
+    # Longest first: 8 | 7 +1 | 5 +3 | 2 +1
+    assert plan.row.tolist() == [2, 2, 0, 1, 3, 1, 3]
+    assert plan.start.tolist() == [5, 0, 0, 7, 2, 0, 0]
+    assert plan.rows == 4 and plan.fill == 27 / 32
+
+
+def test_no_target_is_padding_or_belongs_to_another_document():
+    rows = packing.materialize(packing.plan([3, 2, 1], 8), np.array([1, 2, 3, 4, 5, 6]))
+    batch = packing.shift(rows)
+    assert batch["inputs"].tolist() == [[1, 2, 3, 4, 5, 6, 0]]
+    assert batch["targets"].tolist() == [[2, 3, 4, 5, 6, 0, 0]]
+    assert batch["weights"].tolist() == [[1, 1, 0, 1, 0, 0, 0]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([3, 0], 8), "lengths must be at least 1, got 0 at 1"),
+        (([3, -2], 8), "lengths must be at least 1, got -2 at 1"),
+        (
+            ([3, 9], 8),
+            "lengths must be at most the capacity 8 (or overflow='split', 'drop' or "
+            "'truncate'), got 9 at 1",
+        ),
+        (([1.5], 8), "lengths must be integers [n], got float64[1]"),
+        (([3], 0), "capacity must be at least 1, got 0"),
+    ],
+)
+def test_bad_lengths_are_refused_by_name(arguments, message):
+    with pytest.raises(ValueError) as error:
+        packing.plan(*arguments)
+    assert message in str(error.value)
+
+
+def test_tokens_must_be_as_many_as_planned():
+    with pytest.raises(ValueError, match=r"tokens must be \[5\]"):
+        packing.materialize(packing.plan([3, 2], 8), np.arange(4))
+
+
+def test_no_lengths_give_no_rows():
+    plan = packing.plan([], 8)
+    assert plan.rows == 0 and packing.materialize(plan, np.array([], int))["tokens"].shape == (0, 8)
+
+
+def test_every_array_of_a_row_by_hand():
+    plan = packing.plan([3, 2, 1], 8, align=4)  # starts 0, 4, and a row of its own
+    rows = packing.materialize(
+        plan, np.arange(1, 7, dtype=np.int16), loss_mask=np.array([1, 1, 0, 1, 1, 1], bool)
+    )
+    assert {name: array.tolist() for name, array in rows.items()} == {
+        "tokens": [[1, 2, 3, 0, 4, 5, 0, 0], [6, 0, 0, 0, 0, 0, 0, 0]],
+        "tokens_segment_ids": [[1, 1, 1, 0, 2, 2, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]],
+        "tokens_positions": [[0, 1, 2, 0, 0, 1, 0, 0], [0] * 8],
+        "tokens_loss_mask": [[0, 1, 0, 0, 0, 1, 0, 0], [0] * 8],
+        "tokens_cu_seqlens": [[0, 3, 5], [0, 1, 1]],
+        "tokens_cu_seqlens_padded": [[0, 4, 6], [0, 1, 1]],
+    }
+    assert rows["tokens"].dtype == np.int16 and rows["tokens_loss_mask"].dtype == bool
+    weights = packing.shift(rows)["weights"]
+    assert weights.tolist() == [[1, 0, 0, 0, 1, 0, 0], [0] * 7]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32", "int64", "complex128"])
+def test_tokens_of_any_width(dtype):
+    tokens = jnp.arange(1, 37).astype(dtype) if dtype == "bfloat16" else np.arange(1, 37)
+    tokens = np.asarray(tokens, None if dtype == "bfloat16" else dtype).reshape(6, 3, 2)
+    rows = packing.materialize(packing.plan([4, 2], 5), tokens)["tokens"]
+    assert rows.dtype == tokens.dtype and rows.shape == (2, 5, 3, 2)
+    assert (rows[0, :4] == tokens[:4]).all() and (rows[1, :2] == tokens[4:]).all()
+    assert (rows[0, 4:] == 0).all() and (rows[1, 2:] == 0).all()
+
+
+def test_a_row_has_as_many_boundaries_as_the_plan_allows_segments():
+    rows = packing.materialize(packing.plan([1, 1], 8, max_segments=5), np.array([1, 2]))
+    assert rows["tokens_cu_seqlens"].tolist() == [[0, 1, 2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": [0, 2]}, "piece 1 of row 0 overlaps another"),
+        ({"start": [0, 7]}, "piece 1 of row 0 reaches out of the row"),
+        ({"source": [0, 4]}, "piece 1 of row 0 reaches out of the tokens"),
+        ({"source": [-1, 3]}, "piece 0 of row 0 reaches out of the tokens"),
+        ({"length": [3, 0]}, "piece 1 of row 0 reaches out of the row"),
+        ({"row": [0, 1]}, "row must be in [0, 1), got 1 at 1"),
+        ({"row": [0, -1]}, "row must be in [0, 1), got -1 at 1"),
+    ],
+)
+def test_a_plan_that_was_tampered_with_is_refused(change, message):
+    plan = packing.plan([3, 2], 8)
+    plan = dataclasses.replace(plan, **{name: np.array(v) for name, v in change.items()})
+    with pytest.raises(ValueError) as error:
+        packing.materialize(plan, np.arange(5))
+    assert message in str(error.value)
+
+
+def test_a_loss_mask_must_fit_the_tokens():
+    with pytest.raises(ValueError, match=r"loss_mask must be bool\[5\], got int64"):
+        packing.materialize(packing.plan([3, 2], 8), np.arange(5), loss_mask=np.ones(5, int))

@@ -1,0 +1,74 @@
+"""The table and the page of the effective law."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from bitlaw import laws
+from bitlaw.pages import multiplier_figures as figures
+from bitlaw.pages import multipliers
+from bitlaw.pages.fit import page
+from bitlaw.pages.view import View
+from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
+
+
+def noisy(**design):
+    return add_noise(quick_rows(**design), np.random.default_rng(0), 0.008, 0.5)
+
+
+def fitted(rows):
+    return laws.fit(laws.Runs.from_rows(rows), resamples=20)
+
+
+@pytest.mark.parametrize("design", [{"sizes": SIZES[:1]}, {"effs": {"dense": 1.0}}])
+def test_a_table_that_identifies_little_still_has_a_page(design):
+    fit = fitted(noisy(**design))
+    text = multipliers.text(View(fit))
+    assert ("unidentified: one size" in text) == ("sizes" in design)
+    assert ("<figure>" in page(fit)) == ("sizes" not in design)
+
+
+def test_colours_and_source_numbers_do_not_depend_on_the_order_of_schemes():
+    names = list(EFFS)
+    assert figures.colors(names) == figures.colors(names[::-1])
+    assert laws.published.sources(names) == laws.published.sources(names[::-1])
+
+
+def test_published_values_outside_the_interval_are_named():
+    fit = fitted(noisy())
+    lines = multipliers.text(View(fit)).splitlines()
+    line = next(line for line in lines if line.startswith("Published values out"))
+    for entry in fit.schemes[1:]:
+        values = [p.value for p in laws.published.effective(entry.scheme)]
+        outside = [v for v in values if not entry.low <= v <= entry.high]
+        assert (f"{entry.scheme}: " in line) == bool(outside)
+        assert all(f"{value:.2f} [" in line for value in outside)
+
+
+def test_statuses_of_the_fit_are_explained():
+    rows = quick_rows(coefficients={"a": 4.9, "b": 0.1, "c": 70.0, "d": 0.36, "e": -0.5})
+    fit = fitted(rows)
+    text = multipliers.text(View(fit))
+    assert "bound hit: e = 0" in text
+    for place in (text, multipliers.headline(fit)):
+        assert "b and e trade off" in place
+
+
+def test_a_lost_scheme_and_a_diverged_run_are_in_the_table():
+    rows = [r for r in noisy() if r["scheme"] != "s=0.75" or r["n_params"] == SIZES[0]]
+    lost = next(row for row in rows if row["scheme"] == "s=0.5")
+    lost |= {"status": "diverged", "loss": ""}
+    fit = fitted(rows)
+    text = multipliers.text(View(fit))
+    assert "unidentified: one size" in text
+    assert "conditional on convergence (8 of 9)" in text
+    assert "Excluded: diverged (1); unidentified: one size (3)" in page(fit)
+
+
+def test_a_scheme_of_unknown_bits_has_none():
+    rows = [row | {"scheme": row["scheme"].replace("s=0.5", "mystery")} for row in noisy()]
+    bits = {"mystery": None}
+    text = multipliers.text(View(fitted(rows)), lambda scheme: bits.get(scheme, 4.0))
+    line = next(line for line in text.splitlines() if line.startswith("mystery"))
+    assert " 4.00 " in text and " 4.00 " not in line
