@@ -41,9 +41,12 @@ pybind11::dict cuda_ops() {
   add.template operator()<&cuda::fake_quantize_scaled<float>,
                           &cuda::fake_quantize_scaled<bfloat16>>("fake_quantize_scaled", rotated);
   add.template operator()<&cuda::hadamard<float>, &cuda::hadamard<bfloat16>>("hadamard");
-  add.template operator()<&cuda::nm_mask<float>, &cuda::nm_mask<bfloat16>>("nm_mask");
-  add.template operator()<&cuda::prune<float>, &cuda::prune<bfloat16>>("prune");
-  add.template operator()<&cuda::top_k_mask<float>, &cuda::top_k_mask<bfloat16>>(
+  add.template operator()<&cuda::nm_mask<float>, &cuda::nm_mask<bfloat16>, &cuda::nm_mask<float16>>(
+      "nm_mask");
+  add.template operator()<&cuda::prune<float>, &cuda::prune<bfloat16>, &cuda::prune<float16>>(
+      "prune");
+  add.template
+  operator()<&cuda::top_k_mask<float>, &cuda::top_k_mask<bfloat16>, &cuda::top_k_mask<float16>>(
       "top_k_mask",
       [](const Shapes& in, const py::dict&) { return cuda::top_k_workspace(in[0][1]); });
   return ops;

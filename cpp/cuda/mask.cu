@@ -66,7 +66,9 @@ void nm_mask(Stream stream, View<const T, 3> x, View<uint8_t, 2> mask, NmAttrs a
 
 template void prune(Stream, View<const float, 2>, View<const uint8_t, 2>, View<float, 2>);
 template void prune(Stream, View<const bfloat16, 2>, View<const uint8_t, 2>, View<bfloat16, 2>);
+template void prune(Stream, View<const float16, 2>, View<const uint8_t, 2>, View<float16, 2>);
 template void nm_mask(Stream, View<const float, 3>, View<uint8_t, 2>, NmAttrs);
 template void nm_mask(Stream, View<const bfloat16, 3>, View<uint8_t, 2>, NmAttrs);
+template void nm_mask(Stream, View<const float16, 3>, View<uint8_t, 2>, NmAttrs);
 
 }  // namespace bitlaw::cuda

@@ -161,9 +161,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kMaxEach; ++k) {
       if (k >= each) continue;
       const int64_t column = (group - item * g.per_item()) * g.block + (k * team + rank) * kChunk;
-      const unsigned bits = map_chunk<kElement, true>(v[k], {item, column, kChunk}, item, 0,
-                                                          grid, &step - column / g.block,
-                                                          &shift - column / g.block, g.block, o);
+      const unsigned bits = map_chunk<kElement, true>(v[k], {item, column, kChunk}, item, 0, grid,
+                                                      &step - column / g.block,
+                                                      &shift - column / g.block, g.block, o);
       store(v[k], kChunk, true, y + item * g.cols + column);
       if (o.mask) o.mask[(item * g.cols + column) / kChunk] = static_cast<uint8_t>(bits);
     }

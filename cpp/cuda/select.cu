@@ -205,5 +205,7 @@ template void top_k_mask(Stream, View<const float, 2>, View<const int32_t, 1>, V
                          View<uint8_t, 2>);
 template void top_k_mask(Stream, View<const bfloat16, 2>, View<const int32_t, 1>, View<uint8_t, 2>,
                          View<uint8_t, 2>);
+template void top_k_mask(Stream, View<const float16, 2>, View<const int32_t, 1>, View<uint8_t, 2>,
+                         View<uint8_t, 2>);
 
 }  // namespace bitlaw::cuda

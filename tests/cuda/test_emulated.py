@@ -41,6 +41,12 @@ def emulated(tmp_path_factory):
     return loaded.ops
 
 
+def as_bound(array):
+    """The array as the binding knows it: halves as integers."""
+    halves = {"bfloat16": np.uint16, "float16": np.int16}
+    return array.view(halves[array.dtype.name]) if array.dtype.name in halves else array
+
+
 def outputs(emulated, name, arrays, attributes):
     """The op's outputs by the emulated kernel; memory is dirty before, as on a GPU."""
     run, workspace = emulated[name]
@@ -48,12 +54,12 @@ def outputs(emulated, name, arrays, attributes):
     outs = [np.empty(o.shape, o.dtype) for o in OPS[name].out(*arrays, **attributes)]
     spaces = []
     if workspace:
-        spaces = [np.empty((len(arrays[0]), workspace([a.shape for a in arrays], attributes)), np.uint8)]
-    bits = [a.view(np.uint16) if a.dtype.name == "bfloat16" else a for a in (*outs, *spaces)]
+        size = workspace([a.shape for a in arrays], attributes)
+        spaces = [np.empty((len(arrays[0]), size), np.uint8)]
+    bits = [as_bound(a) for a in (*outs, *spaces)]
     for a in bits:
         a.view(np.uint8).fill(0xA5) if a.size else None
-    ins = [a.view(np.uint16) if a.dtype.name == "bfloat16" else a for a in arrays]
-    run(ins, bits, attributes)
+    run([as_bound(a) for a in arrays], bits, attributes)
     return outs
 
 
