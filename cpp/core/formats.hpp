@@ -1,5 +1,6 @@
 // THE table of number formats. Python reads it through bind; kernels get grids as operands.
 #pragma once
+#include <array>
 #include <cstdint>
 
 namespace bitlaw {
@@ -95,7 +96,7 @@ inline constexpr Format kFormats[] = {
 };
 
 // The levels of NF4: quantiles of N(0, 1) with an exact zero (QLoRA, arXiv:2305.14314, appendix E).
-inline constexpr float kNf4[] = {
+inline constexpr std::array<float, 16> kNf4 = {
     -1.0f,
     -0.6961928009986877f,
     -0.5250730514526367f,

@@ -58,7 +58,7 @@ struct Grid {
   BITLAW_LEAF float smallest_normal() const { return number[1]; }
   BITLAW_LEAF float epsilon() const { return number[2]; }
 };
-inline Grid grid_at(const float* grid, int64_t item) {
+BITLAW_LEAF Grid grid_at(const float* grid, int64_t item) {
   const float* g = grid + kGridNumbers * item;
   return {{g[0], g[1], g[2]}, g[3], g[4]};
 }
@@ -167,21 +167,26 @@ BITLAW_LEAF Mapped map_float(float ratio, Grid g, Rule rule) {
 }
 
 inline constexpr float kNf4HalfStep = (kNf4[1] - kNf4[0]) / 2;  // half of the largest step
+BITLAW_LEAF float nf4_level(int k) {
+  constexpr std::array<float, 16> levels = kNf4;  // a GPU does not see the table itself
+  return levels[k];
+}
 
 template <class Rule>
 BITLAW_LEAF Mapped map_nf4(float ratio, Rule rule) {
   const float v = clamp(ratio, -2.0f, 2.0f);
-  float level = kNf4[0];
+  float level = nf4_level(0);
   if constexpr (Rule::kNearest) {
-#pragma GCC unroll 15
-    for (int k = 1; k < 16; ++k) level = v > 0.5f * (kNf4[k - 1] + kNf4[k]) ? kNf4[k] : level;
+    BITLAW_UNROLL
+    for (int k = 1; k < 16; ++k)
+      level = v > 0.5f * (nf4_level(k - 1) + nf4_level(k)) ? nf4_level(k) : level;
   } else {  // on magnitudes, between the neighbours
     const float mag = float_of(magnitude_bits(v));
-    float near = 0.0f, far = v < 0.0f ? -kNf4[6] : kNf4[8];
-#pragma GCC unroll 8
+    float near = 0.0f, far = v < 0.0f ? -nf4_level(6) : nf4_level(8);
+    BITLAW_UNROLL
     for (int k = 1; k < 9; ++k) {
-      const float here = v < 0.0f ? -kNf4[k < 7 ? 7 - k : 0] : kNf4[7 + k];
-      const float next = v < 0.0f ? -kNf4[k < 6 ? 6 - k : 0] : kNf4[k < 8 ? 8 + k : 15];
+      const float here = v < 0.0f ? -nf4_level(k < 7 ? 7 - k : 0) : nf4_level(7 + k);
+      const float next = v < 0.0f ? -nf4_level(k < 6 ? 6 - k : 0) : nf4_level(k < 8 ? 8 + k : 15);
       near = mag >= here ? here : near;
       far = mag >= here ? next : far;
     }
@@ -198,7 +203,7 @@ struct Pass {
   float low, high, reach;
 };
 
-inline Pass pass_of(Estimator estimator, Kind kind, Grid g) {
+BITLAW_LEAF Pass pass_of(Estimator estimator, Kind kind, Grid g) {
   const bool uniform = kind == Kind::uniform || kind == Kind::affine;
   if (estimator == Estimator::trust) {
     const float power = float_of(bits_of(g.largest()) & kInfinityBits);
@@ -214,7 +219,7 @@ BITLAW_LEAF uint8_t passes(Mapped m, Pass p, float shift) {
   const int32_t seen = (bits_of(m.rounded) & p.use_rounded) | (bits_of(m.v) & ~p.use_rounded);
   const float e = float_of(seen);
   const int32_t inside = (e >= p.low - shift) & (e <= p.high - shift);
-  return static_cast<uint8_t>(inside & (__builtin_fabsf(m.v - m.code) <= p.reach));
+  return static_cast<uint8_t>(inside & (float_of(magnitude_bits(m.v - m.code)) <= p.reach));
 }
 
 // The map of a kind, and whether x is divided by the scale or multiplied by its inverse.

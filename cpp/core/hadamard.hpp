@@ -157,13 +157,17 @@ struct HadamardColumns {
   }
 };
 
+inline void check_hadamard(int64_t block, int64_t cols) {
+  require(block >= kHadamardMin && block <= kHadamardMax &&
+              std::has_single_bit(static_cast<uint64_t>(block)) && cols % block == 0,
+          "block must be a power of two in [16, 4096] that divides the columns of x");
+}
+
 template <class T>
 void hadamard(const Parallel& par, View<const T, 3> x, View<const uint8_t, 2> signs, View<T, 3> y,
               HadamardAttrs a) {
   const int64_t rows = x.shape[1], cols = x.shape[2];
-  require(a.block >= kHadamardMin && a.block <= kHadamardMax &&
-              std::has_single_bit(static_cast<uint64_t>(a.block)) && cols % a.block == 0,
-          "block must be a power of two in [16, 4096] that divides the columns of x");
+  check_hadamard(a.block, cols);
   if (x.size() == 0) return;
   const int64_t unit = std::min(cols, std::max(a.block, kHadamardUnit));
   const int64_t units = (cols + unit - 1) / unit;

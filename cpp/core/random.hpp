@@ -3,6 +3,7 @@
 #pragma once
 #include <tuple>
 
+#include "core/isa.hpp"
 #include "core/parallel.hpp"
 
 namespace bitlaw {

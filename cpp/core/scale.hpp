@@ -137,15 +137,27 @@ struct ScaleAttrs {
   }
 };
 
+// The power of two at or below |x|, in [2^-126, 2^126]; 1 where x is not finite.
+BITLAW_LEAF float power_of(float x) {
+  const int32_t bits = magnitude_bits(x) & kInfinityBits;
+  const float power = clamp(float_of(bits), 0x1p-126f, 0x1p126f);
+  return bits == kInfinityBits ? 1.0f : power;
+}
+
+// min(448 span / statistic, FLT_MAX), 1 where the statistic is zero, NaN where it is not finite.
+BITLAW_LEAF float outer_of(float statistic, float span) {
+  const float ratio = 448.0f * span / statistic;
+  const float scale = ratio > kMax ? kMax : ratio;
+  return statistic <= kMax ? (statistic > 0.0f ? scale : 1.0f) : kNan;
+}
+
 // unit[item, b]: the power of two at or below largest, in [2^-126, 2^126]; 1 where that is not
 // finite. ratio[item, b] = statistic / unit.
 inline void statistic_ratio(const Parallel&, View<const float, 2> statistic,
                             View<const float, 2> largest, View<float, 2> ratio,
                             View<float, 2> unit) {
   for (int64_t i = 0; i < statistic.size(); ++i) {
-    const int32_t bits = magnitude_bits(largest.data[i]) & kInfinityBits;
-    const float power = std::clamp(float_of(bits), 0x1p-126f, 0x1p126f);
-    unit.data[i] = bits == kInfinityBits ? 1.0f : power;
+    unit.data[i] = power_of(largest.data[i]);
     ratio.data[i] = statistic.data[i] / unit.data[i];
   }
 }
@@ -170,15 +182,11 @@ inline void statistic_scale(const Parallel&, View<const float, 2> high, View<con
   }
 }
 
-// min(448 span / statistic, FLT_MAX), 1 where the statistic is zero, NaN where it is not finite.
 inline void outer_scale(const Parallel&, View<const float, 2> statistic, View<const float, 2> grid,
                         View<float, 2> outer) {
   const int64_t groups = statistic.shape[1];
-  for (int64_t i = 0; i < statistic.size(); ++i) {
-    const float s = statistic.data[i], span = grid_at(grid.data, i / groups).span;
-    const float scale = std::min(448.0f * span / s, kMax);
-    outer.data[i] = s <= kMax ? (s > 0 ? scale : 1.0f) : kNan;
-  }
+  for (int64_t i = 0; i < statistic.size(); ++i)
+    outer.data[i] = outer_of(statistic.data[i], grid_at(grid.data, i / groups).span);
 }
 
 }  // namespace bitlaw

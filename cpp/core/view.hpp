@@ -8,10 +8,12 @@
 #ifdef __CUDACC__
 #define BITLAW_LEAF __host__ __device__ __forceinline__
 #define BITLAW_LOOP
+#define BITLAW_UNROLL _Pragma("unroll")
 #else
 #define BITLAW_LEAF [[gnu::always_inline]] inline
 // In place, input and output are the same memory, index by index: no dependence between iterations.
 #define BITLAW_LOOP _Pragma("GCC ivdep")
+#define BITLAW_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace bitlaw {

@@ -1,19 +1,8 @@
-#include "cuda/launch.cuh"
+#include "cuda/groups.cuh"
 #include "cuda/mask.hpp"
 
 namespace bitlaw::cuda {
 namespace {
-
-// Eight elements: one byte of a mask, one or two 16-byte loads where they are aligned.
-template <class T>
-struct alignas(16) Eight {
-  T at[8];
-};
-
-template <class T>
-bool aligned(const T* data, int64_t row) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row % 8 == 0;
-}
 
 template <class T>
 __device__ T kept(T x, bool keep) {

@@ -54,7 +54,8 @@ def outputs(emulated, name, arrays, attributes):
     outs = [np.empty(o.shape, o.dtype) for o in OPS[name].out(*arrays, **attributes)]
     spaces = []
     if workspace:
-        spaces = [np.empty((len(arrays[0]), workspace([a.shape for a in arrays])), np.uint8)]
+        size = workspace([a.shape for a in arrays], attributes)
+        spaces = [np.empty((len(arrays[0]), size), np.uint8)]
     bits = [as_bound(a) for a in (*outs, *spaces)]
     for a in bits:
         a.view(np.uint8).fill(0xA5) if a.size else None

@@ -223,7 +223,7 @@ def _lower(it: Op, target: str, ctx, *operands, in_place, workspace=None, **attr
     outs = list(ctx.avals_out)
     if workspace:  # one more output, which nobody reads
         first = ctx.avals_in[0]
-        size = workspace([list(a.shape) for a in ctx.avals_in])
+        size = workspace([list(a.shape) for a in ctx.avals_in], attributes)
         outs.append(first.update(shape=(first.shape[0], size), dtype=np.dtype(np.uint8)))
     rule = _sharding_rule([a.shape for a in ctx.avals_in], [a.shape for a in outs])
     lower = jax.ffi.ffi_lowering(

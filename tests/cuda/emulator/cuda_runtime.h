@@ -6,6 +6,7 @@
 #include <ucontext.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -89,6 +90,21 @@ inline int __syncthreads_count(bool flag) {
   const int count = emulator::counted;
   emulator::pause();
   return count;
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int offset) {
+  static char values[1024][sizeof(T)];
+  std::memcpy(values[threadIdx.x], &value, sizeof(T));
+  emulator::pause();
+  T other;
+  std::memcpy(&other, values[threadIdx.x ^ offset], sizeof(T));
+  emulator::pause();
+  return other;
+}
+inline int32_t atomicMax(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at = before > value ? before : value;
+  return before;
 }
 inline uint32_t atomicAdd(uint32_t* at, uint32_t value) {
   const uint32_t before = *at;
