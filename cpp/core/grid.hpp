@@ -215,11 +215,11 @@ BITLAW_LEAF Pass pass_of(Estimator estimator, Kind kind, Grid g) {
   return {use_rounded, -g.largest(), g.largest(), kInfinity};
 }
 
-BITLAW_LEAF uint8_t passes(Mapped m, Pass p, float shift) {
+BITLAW_LEAF int32_t passes(Mapped m, Pass p, float shift) {
   const int32_t seen = (bits_of(m.rounded) & p.use_rounded) | (bits_of(m.v) & ~p.use_rounded);
   const float e = float_of(seen);
   const int32_t inside = (e >= p.low - shift) & (e <= p.high - shift);
-  return static_cast<uint8_t>(inside & (float_of(magnitude_bits(m.v - m.code)) <= p.reach));
+  return inside & (float_of(magnitude_bits(m.v - m.code)) <= p.reach);
 }
 
 // The map of a kind, and whether x is divided by the scale or multiplied by its inverse.

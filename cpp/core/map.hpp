@@ -40,7 +40,8 @@ class Buffer {
 // The memory of one thread, kept from call to call.
 struct Scratch {
   Buffer<float> by, step, zero, low, threshold, staged;
-  Buffer<uint8_t> flags, codes;
+  Buffer<int32_t> flags;
+  Buffer<uint8_t> codes;
   static Scratch& of_thread() {
     static thread_local Scratch scratch;
     return scratch;
@@ -49,7 +50,7 @@ struct Scratch {
 
 // Of each group, or of each element: multiplied (or divided) by, times step; affine codes are moved
 // by zero.
-struct Numbers {
+struct Factors {
   const float *by, *step, *zero;
 };
 
@@ -75,7 +76,7 @@ struct Stretch {
 // ---- leaves ----------------------------------------------------------------------------------
 
 template <class T, Element kElement, bool kNearest, bool kFlags>
-BITLAW_LEAF void map_one(const T& x, T& y, uint8_t* flag, float by, float step, float zero,
+BITLAW_LEAF void map_one(const T& x, T& y, int32_t* flag, float by, float step, float zero,
                          float threshold, const Common& c) {
   const float v = to_float(x), shift = kElement == Element::affine ? zero : 0.0f;
   Mapped m;
@@ -108,7 +109,7 @@ BITLAW_LEAF void for_chunks(const T* x, T* y, int64_t begin, int64_t end, const 
 // Consecutive groups of one row.
 template <class T, Element kElement, bool kNearest, bool kFlags>
 struct MapGroups {
-  BITLAW_LEAF static void run(const T* x, T* y, uint8_t* flags, const float* u, Numbers m,
+  BITLAW_LEAF static void run(const T* x, T* y, int32_t* flags, const float* u, Factors m,
                               int64_t groups, int64_t block, int64_t ahead, Common c) {
     for (int64_t b = 0; b < groups; ++b) {
       const float by = m.by[b], step = m.step[b];
@@ -129,7 +130,7 @@ struct MapGroups {
 // Elements that have their numbers each: columns, and blocks shorter than a chunk.
 template <Element kElement, bool kNearest>
 struct MapColumns {
-  BITLAW_LEAF static void run(const float* x, float* y, uint8_t* flags, const float* u, Numbers m,
+  BITLAW_LEAF static void run(const float* x, float* y, int32_t* flags, const float* u, Factors m,
                               int64_t n, int64_t, int64_t, Common c) {
     for_chunks(x, y, 0, n, [&](const float* from, float* to, int64_t at) {
       BITLAW_LOOP
@@ -150,6 +151,20 @@ struct Inverses {
     } else {
       BITLAW_LOOP
       for (int64_t i = 0; i < n; ++i) by[i] = inverse_of(scale[i]);
+    }
+  }
+};
+
+// Flags of 32 bits to bits: what is as wide as a float keeps the loops of the map at full width.
+struct PackFlags32 {
+  BITLAW_LEAF static void run(const int32_t* flags, uint8_t* mask, int64_t n) {
+    constexpr int64_t kPart = 512;
+    uint8_t bytes[kPart];
+    for (int64_t i = 0; i < n; i += kPart) {
+      const int64_t m = n - i < kPart ? n - i : kPart;
+      BITLAW_LOOP
+      for (int64_t j = 0; j < m; ++j) bytes[j] = static_cast<uint8_t>(flags[i + j]);
+      pack_codes<1>(bytes, mask + i / 8, m);
     }
   }
 };
@@ -214,12 +229,12 @@ class Mapper {
   }
 
   // Maps a stretch whose elements have their numbers each.
-  void columns(const Stretch<T>& s, Scratch& scratch, Numbers m) const {
+  void columns(const Stretch<T>& s, Scratch& scratch, Factors m) const {
     map(s, scratch, m, s.n, 1);
   }
 
   // The numbers of groups, repeated for each of their elements.
-  Numbers expand(Scratch& scratch, const float* scale, const float* zero, int64_t count,
+  Factors expand(Scratch& scratch, const float* scale, const float* zero, int64_t count,
                  int64_t block) const {
     const int64_t n = count * block;
     float *by = scratch.by.at_least(n), *step = scratch.step.at_least(n);
@@ -241,22 +256,22 @@ class Mapper {
       on_isa<NarrowTo<T>>(y, s.y, s.n);
     }
     if (flags_) {
-      const uint8_t* flags = scratch.flags.at_least(s.n);
-      on_isa<PackCodes<1>>(flags, s.mask, s.n);
+      const int32_t* flags = scratch.flags.at_least(s.n);
+      on_isa<PackFlags32>(flags, s.mask, s.n);
     }
   }
 
  private:
   template <class E>
-  using Leaf = void (*)(const E*, E*, uint8_t*, const float*, Numbers, int64_t, int64_t, int64_t,
+  using Leaf = void (*)(const E*, E*, int32_t*, const float*, Factors, int64_t, int64_t, int64_t,
                         Common);
   template <class Map, class E>
   static Leaf<E> leaf() {
     return [](auto... a) { on_isa<Map>(a...); };
   }
 
-  void map(const Stretch<T>& s, Scratch& scratch, Numbers m, int64_t count, int64_t block) const {
-    uint8_t* flags = scratch.flags.at_least(s.n);
+  void map(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count, int64_t block) const {
+    int32_t* flags = scratch.flags.at_least(s.n);
     const float* u = c_.rounding == Rounding::nearest ? nullptr : scratch.threshold.at_least(s.n);
     const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
                         c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f, c_.pruned};

@@ -114,7 +114,7 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
   const Mapper<T> mapper(q.choices, q.mask != nullptr, true);
   par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
-    const Numbers m = mapper.expand(scratch, scale, zero, groups, q.choices.block);
+    const Factors m = mapper.expand(scratch, scale, zero, groups, q.choices.block);
     for (int64_t row = begin; row < end; ++row) {
       const Stretch<T> s = q.stretch(item, row, 0, cols);
       mapper.open(s, scratch);
