@@ -62,7 +62,7 @@ using WordOf = std::conditional_t<
 template <int k>
 BITLAW_LEAF void pack_codes(const uint8_t* codes, uint8_t* packed, int64_t n) {
   const int64_t whole = n / 8;
-  const auto word = [&](int64_t i) {
+  const auto word = [&](int64_t i) BITLAW_INLINE {
     uint64_t w;
     std::memcpy(&w, codes + 8 * i, 8);
     return join_codes<k>(w);
@@ -96,7 +96,7 @@ BITLAW_LEAF void pack_codes(const uint8_t* codes, uint8_t* packed, int64_t n) {
 template <int k>
 BITLAW_LEAF void unpack_codes(const uint8_t* packed, uint8_t* codes, int64_t n) {
   const int64_t whole = n / 8;
-  const auto store = [&](int64_t i, uint64_t w) {
+  const auto store = [&](int64_t i, uint64_t w) BITLAW_INLINE {
     w = split_codes<k>(w);
     std::memcpy(codes + 8 * i, &w, 8);
   };

@@ -124,21 +124,21 @@ BITLAW_LEAF float one_where(bool condition) {
   return float_of(-static_cast<int32_t>(condition) & bits_of(1.0f));
 }
 
-// The whole number t is taken to: floor(t), or one more where the rest is above u; NaN stays NaN.
+// The whole number t, of magnitude below 2^22, is taken to: floor(t), or one more where the rest is
+// above u; NaN stays NaN.
 BITLAW_LEAF float whole_above(float t, Above r) {
-  const float number = t > -1.0f ? t : -1.0f;  // a NaN must not reach the conversion
-  const float whole = static_cast<float>(static_cast<int32_t>(number));
-  const float floor = whole - one_where(whole > number);
-  const float n = floor + one_where(number - floor > r.u);
-  return (n > r.least ? n : r.least) + (t - t);
+  const float whole = (t + kRound) - kRound;
+  const float floor = whole - one_where(whole > t);
+  const float n = floor + one_where(t - floor > r.u);
+  return r.least > n ? r.least : n;
 }
 
 template <class Rule>
 BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset, Rule rule) {
-  const float v = clamp(ratio - offset, qmin - 1.0f, qmax + 1.0f);
+  const float v = ratio - offset;
   float rounded;
   if constexpr (Rule::kNearest) {
-    rounded = (v + kRound) - kRound;
+    rounded = (v + kRound) - kRound;  // not whole beyond 2^22, which is beyond all grids
   } else {  // on magnitudes
     const float mag = float_of(magnitude_bits(ratio));
     const float t = (mag > 512.0f ? 512.0f : mag) - offset;

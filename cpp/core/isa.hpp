@@ -52,17 +52,17 @@ inline const char* isa_name(Isa isa) {
 
 #if defined(__x86_64__)
 template <class Leaf, class... A>
-[[gnu::flatten, gnu::target("avx2,prefer-vector-width=256")]] void run_avx2(A... a) {
+[[gnu::target("avx2,prefer-vector-width=256")]] void run_avx2(A... a) {
   Leaf::run(a...);
 }
 template <class Leaf, class... A>
-[[gnu::flatten, gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void run_avx512(
+[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")]] void run_avx512(
     A... a) {
   Leaf::run(a...);
 }
 #endif
 template <class Leaf, class... A>
-[[gnu::flatten]] void run_base(A... a) {
+void run_base(A... a) {
   Leaf::run(a...);
 }
 

@@ -59,7 +59,6 @@ struct Common {
   Grid grid;
   Pass pass;
   float least;  // of Above
-  int32_t pruned;
 };
 
 // Consecutive elements of a row and where their results go.
@@ -84,46 +83,53 @@ BITLAW_LEAF void map_one(const T& x, T& y, int32_t* flag, float by, float step, 
     m = map_element<kElement>(v, by, shift, c.grid, NearestEven{});
   else
     m = map_element<kElement>(v, by, shift, c.grid, Above{threshold, c.least});
-  const int32_t drop = -(static_cast<int32_t>(v == 0.0f) & c.pruned);
-  y = Narrow<T>::from(float_of(bits_of(m.level * step) & ~drop));
+  y = Narrow<T>::from(m.level * step);
   if constexpr (kFlags) *flag = passes(m, c.pass, shift);
 }
 
-// Elements are mapped in chunks of a constant size, which the compiler unrolls. The last chunk of a
-// group may be a part: it goes through a copy of x and y; scratch memory has room for all of it.
+// Elements are mapped in chunks of a constant size, which the compiler turns into whole vectors. The
+// last chunk of a group may be a part: it goes through a copy of x and y; scratch memory has room
+// for all of it.
 
 // Calls chunk(x, y, i) for the chunks of elements [begin, end).
-template <class T, class Chunk>
+template <int kSize, class T, class Chunk>
 BITLAW_LEAF void for_chunks(const T* x, T* y, int64_t begin, int64_t end, const Chunk& chunk) {
-  T part[kChunk];
-  for (int64_t i = begin; i < end; i += kChunk) {
-    const bool whole = i + kChunk <= end;
-    if (!whole)
-      for (int64_t j = 0; j < kChunk; ++j) part[j] = x[i + j < end ? i + j : end - 1];
-    chunk(whole ? x + i : part, whole ? y + i : part, i);
-    if (!whole)
-      for (int64_t j = i; j < end; ++j) y[j] = part[j - i];
-  }
+  int64_t i = begin;
+  for (; i + kSize <= end; i += kSize) chunk(x + i, y + i, i);
+  if (i == end) return;
+  T part[kSize];
+  for (int64_t j = 0; j < kSize; ++j) part[j] = x[i + j < end ? i + j : end - 1];
+  chunk(part, part, i);
+  for (int64_t j = 0; j < kSize && i + j < end; ++j) y[i + j] = part[j];
 }
 
 // Consecutive groups of one row.
 template <class T, Element kElement, bool kNearest, bool kFlags>
 struct MapGroups {
-  BITLAW_LEAF static void run(const T* x, T* y, int32_t* flags, const float* u, Factors m,
-                              int64_t groups, int64_t block, int64_t ahead, Common c) {
+  template <int kSize>
+  BITLAW_LEAF static void map(const T* x, T* y, int32_t* flags, const float* u, Factors m,
+                              int64_t groups, int64_t block, int64_t ahead, const Common& c) {
     for (int64_t b = 0; b < groups; ++b) {
       const float by = m.by[b], step = m.step[b];
       const float zero = kElement == Element::affine ? m.zero[b] : 0.0f;
-      for_chunks(x, y, b * block, (b + 1) * block, [&](const T* from, T* to, int64_t at) {
+      const auto chunk = [&](const T* from, T* to, int64_t at) BITLAW_INLINE {
         // Each chunk fetches its like of the next unit: the next statistic then finds its data in
         // cache while this map computes (1.6x in bench/kernels, one thread).
-        __builtin_prefetch(from + ahead);
-        BITLAW_LOOP
-        for (int i = 0; i < kChunk; ++i)
+        __builtin_prefetch(x + at + ahead);
+        BITLAW_CHUNK
+        for (int i = 0; i < kSize; ++i)
           map_one<T, kElement, kNearest, kFlags>(from[i], to[i], flags + at + i, by, step, zero,
                                                  kNearest ? 0.0f : u[at + i], c);
-      });
+      };
+      for_chunks<kSize>(x, y, b * block, (b + 1) * block, chunk);
     }
+  }
+  BITLAW_LEAF static void run(const T* x, T* y, int32_t* flags, const float* u, Factors m,
+                              int64_t groups, int64_t block, int64_t ahead, Common c) {
+    if (sizeof(T) == 2 && block % 32 == 0)
+      map<32>(x, y, flags, u, m, groups, block, ahead, c);
+    else
+      map<16>(x, y, flags, u, m, groups, block, ahead, c);
   }
 };
 
@@ -132,13 +138,14 @@ template <Element kElement, bool kNearest>
 struct MapColumns {
   BITLAW_LEAF static void run(const float* x, float* y, int32_t* flags, const float* u, Factors m,
                               int64_t n, int64_t, int64_t, Common c) {
-    for_chunks(x, y, 0, n, [&](const float* from, float* to, int64_t at) {
-      BITLAW_LOOP
+    const auto chunk = [&](const float* from, float* to, int64_t at) BITLAW_INLINE {
+      BITLAW_CHUNK
       for (int i = 0; i < kChunk; ++i)
         map_one<float, kElement, kNearest, true>(
             from[i], to[i], flags + at + i, m.by[at + i], m.step[at + i],
             kElement == Element::affine ? m.zero[at + i] : 0.0f, kNearest ? 0.0f : u[at + i], c);
-    });
+    };
+    for_chunks<kChunk>(x, y, 0, n, chunk);
   }
 };
 
@@ -177,6 +184,18 @@ struct NarrowTo {
   }
 };
 
+// The same, with zeros where x has them: pruned weights.
+template <class T>
+struct NarrowPruned {
+  BITLAW_LEAF static void run(const T* x, const float* level, T* y, int64_t n) {
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t kept = -static_cast<int32_t>(to_float(x[i]) != 0.0f);
+      y[i] = Narrow<T>::from(float_of(bits_of(level[i]) & kept));
+    }
+  }
+};
+
 // ---- a stretch -------------------------------------------------------------------------------
 
 template <class T>
@@ -186,7 +205,7 @@ class Mapper {
   Mapper(const Choices& c, bool flags, bool columns) : c_(c), flags_(flags) {
     const bool nearest = c.rounding == Rounding::nearest;
     const bool rare = columns || !nearest || c.statistic == Statistic::mse_search;
-    staged_ = c.hadamard > 0 || c.bits > 0 || (rare && !std::is_same_v<T, float>);
+    staged_ = c.hadamard > 0 || c.bits > 0 || c.pruned || (rare && !std::is_same_v<T, float>);
     with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
       if (!columns && nearest && !staged_)
         map_ = flags ? leaf<MapGroups<T, kElement, true, true>, T>()
@@ -253,7 +272,10 @@ class Mapper {
     } else if (staged_) {
       if (c_.hadamard) rotate(scratch.staged.at_least(s.n), s.n, c_.hadamard);
       const float* y = scratch.staged.at_least(s.n);
-      on_isa<NarrowTo<T>>(y, s.y, s.n);
+      if (c_.pruned)
+        on_isa<NarrowPruned<T>>(s.x, y, s.y, s.n);
+      else
+        on_isa<NarrowTo<T>>(y, s.y, s.n);
     }
     if (flags_) {
       const int32_t* flags = scratch.flags.at_least(s.n);
@@ -274,7 +296,7 @@ class Mapper {
     int32_t* flags = scratch.flags.at_least(s.n);
     const float* u = c_.rounding == Rounding::nearest ? nullptr : scratch.threshold.at_least(s.n);
     const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
-                        c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f, c_.pruned};
+                        c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f};
     if (map_) return map_(s.x, s.y, flags, u, m, count, block, s.n, common);
     float* const floats = staged_ ? scratch.staged.at_least(s.n) : nullptr;
     if constexpr (std::is_same_v<T, float>)

@@ -38,9 +38,9 @@ struct Narrow<bfloat16> {
   // Nearest, ties to even; NaN stays NaN (rounding its bits could carry into infinity).
   BITLAW_LEAF static bfloat16 from(float x) {
     const uint32_t u = std::bit_cast<uint32_t>(x);
-    const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const uint32_t nan = (u >> 16) | 0x40u;
-    return {static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+    const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+    const uint32_t kept = x == x ? rounded : u | 0x400000u;
+    return {static_cast<uint16_t>(kept >> 16)};
   }
 };
 

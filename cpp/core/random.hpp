@@ -26,11 +26,11 @@ BITLAW_LEAF void threefry_round(uint32_t& a, uint32_t& b) {
 // The two words of counter (a, b), in place.
 BITLAW_LEAF void threefry(uint32_t key0, uint32_t key1, uint32_t& a, uint32_t& b) {
   const uint32_t key2 = key0 ^ key1 ^ 0x1bd11bdau;
-  const auto even = [&] {
+  const auto even = [&]() BITLAW_INLINE {
     threefry_round<13>(a, b), threefry_round<15>(a, b);
     threefry_round<26>(a, b), threefry_round<6>(a, b);
   };
-  const auto odd = [&] {
+  const auto odd = [&]() BITLAW_INLINE {
     threefry_round<17>(a, b), threefry_round<29>(a, b);
     threefry_round<16>(a, b), threefry_round<24>(a, b);
   };
@@ -62,7 +62,7 @@ BITLAW_LEAF void uniform_run(float* u, int64_t run, Noise noise) {
 // u[0 .. end - begin): thresholds in [0, 1) of columns [begin, end) of a row; fastest where both
 // are multiples of 32.
 BITLAW_LEAF void uniform_columns(float* u, int64_t begin, int64_t end, Noise noise) {
-  const auto part = [&](int64_t from, int64_t to) {  // within one run
+  const auto part = [&](int64_t from, int64_t to) BITLAW_INLINE {  // within one run
     float whole[kRandomRun];
     uniform_run(whole, from / kRandomRun, noise);
     for (int64_t c = from; c < to; ++c) u[c - begin] = whole[c % kRandomRun];

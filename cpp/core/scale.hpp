@@ -92,37 +92,41 @@ inline constexpr int kCandidates = 8;
 // to lane j mod 16, lanes add up in order.
 template <Element kElement>
 struct SearchGroups {
-  BITLAW_LEAF static float error_of(const float* x, int64_t n, float scale, float unit, bool pruned,
-                                    Grid g) {
+  // lane[j mod 16] = the sum of the errors of those elements.
+  BITLAW_LEAF static void errors(const float* x, int64_t n, float scale, float unit, bool pruned,
+                                 Grid g, float* lane) {
     const float by = kElement == Element::divided ? divisor_of(scale) : inverse_of(scale);
-    float lane[kLanes] = {};
-    const auto squared = [&](float v) {
+    const auto squared = [&](float v) BITLAW_INLINE {
       const float y = map_element<kElement>(v, by, 0.0f, g, NearestEven{}).level * scale;
       const float d = (v - y) * unit;
       return pruned && v == 0.0f ? 0.0f : d * d;
     };
+    float sum[kLanes] = {};
     const int64_t whole = n / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes)
-      for (int l = 0; l < kLanes; ++l) lane[l] += squared(x[i + l]);
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      BITLAW_CHUNK
+      for (int l = 0; l < kLanes; ++l) sum[l] += squared(x[i + l]);
+    }
+    for (int l = 0; l < kLanes; ++l) lane[l] = sum[l];
     for (int64_t i = whole; i < n; ++i) lane[i - whole] += squared(x[i]);
-    float sum = 0.0f;
-    for (float part : lane) sum += part;
-    return sum;
   }
   BITLAW_LEAF static void run(const float* x, int64_t groups, int64_t block, float* scale, Grid g,
                               Scaling scaling, bool uniform, bool pruned) {
     for (int64_t b = 0; b < groups; ++b) {
       const float amax = float_of(absmax_bits(x + b * block, block)), unit = inverse_of(amax);
-      float candidates[kCandidates];
+      float candidates[kCandidates], lane[kCandidates][kLanes], error[kCandidates] = {};
       for (int k = 0; k < kCandidates; ++k)
         candidates[k] = amax * (static_cast<float>(16 - k) / 16.0f);
       ScaleGroups::run(candidates, nullptr, candidates, nullptr, kCandidates, g, scaling, uniform);
+      for (int k = 0; k < kCandidates; ++k)
+        errors(x + b * block, block, candidates[k], unit, pruned, g, lane[k]);
+      for (int l = 0; l < kLanes; ++l)  // the chains of all candidates side by side
+        for (int k = 0; k < kCandidates; ++k) error[k] += lane[k][l];
       float least = kInfinity;
       scale[b] = candidates[0];
       for (int k = 0; k < kCandidates; ++k) {
-        const float e = error_of(x + b * block, block, candidates[k], unit, pruned, g);
-        scale[b] = e < least ? candidates[k] : scale[b];
-        least = e < least ? e : least;
+        scale[b] = error[k] < least ? candidates[k] : scale[b];
+        least = error[k] < least ? error[k] : least;
       }
     }
   }

@@ -38,29 +38,47 @@ BITLAW_LEAF float statistic_of(const Sums& s, Statistic statistic) {
       __builtin_sqrt(s.square / static_cast<double>(s.count > 0 ? s.count : 1)));
 }
 
-template <class T>
-BITLAW_LEAF int32_t absmax_bits(const T* x, int64_t n) {
-  int32_t amax = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t m = magnitude_bits(to_float(x[i]));
-    amax = amax > m ? amax : m;
-  }
-  return amax;
+// Bits as an integer of the type's width: ordered like the numbers from zero up.
+BITLAW_LEAF int32_t key_of(float x) { return bits_of(x); }
+BITLAW_LEAF int16_t key_of(bfloat16 x) { return static_cast<int16_t>(x.bits); }
+// Those of |x|; and of |x| where x is below zero, else 0.
+template <class Key>
+BITLAW_LEAF Key magnitude_of(Key key) {
+  return static_cast<Key>(key & std::numeric_limits<Key>::max());
+}
+template <class Key>
+BITLAW_LEAF Key below_zero(Key key) {
+  return key < 0 ? magnitude_of(key) : Key{0};
+}
+template <class Key>
+BITLAW_LEAF int32_t float_bits(Key key) {
+  return static_cast<int32_t>(static_cast<uint32_t>(key) << (32 - 8 * sizeof(Key)));
 }
 
-// The bits of the magnitude of a negative number, else 0.
-BITLAW_LEAF int32_t below_zero(int32_t bits) { return bits < 0 ? bits & 0x7fffffff : 0; }
+template <class T>
+BITLAW_LEAF int32_t absmax_bits(const T* x, int64_t n) {
+  using Key = decltype(key_of(x[0]));
+  Key amax = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const Key m = magnitude_of(key_of(x[i]));
+    amax = amax > m ? amax : m;
+  }
+  return float_bits(amax);
+}
 
 // Sums of n <= kStretch elements.
 template <class T>
 BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, Statistic statistic, bool pruned) {
   Sums s{0, 0, 0, n};
   if (statistic == Statistic::range) {
+    using Key = decltype(key_of(x[0]));
+    Key high = 0, low = 0;
     for (int64_t i = 0; i < n; ++i) {
-      const int32_t bits = bits_of(to_float(x[i])), low = below_zero(bits);
-      s.high = s.high > bits ? s.high : bits;
-      s.low = s.low > low ? s.low : low;
+      const Key key = key_of(x[i]), below = below_zero(key);
+      high = high > key ? high : key;
+      low = low > below ? low : below;
     }
+    s.high = float_bits(high), s.low = float_bits(low);
   } else {
     s.high = absmax_bits(x, n);
   }
