@@ -2,17 +2,18 @@
 //
 //     cmake -S . -B build/kernels -DBITLAW_KERNEL_BENCH=ON && cmake --build build/kernels
 //     build/kernels/bitlaw_kernels [part of a name] [rounds]
-//     perf record build/kernels/bitlaw_kernels "quantize row" 200
+//     perf record build/kernels/bitlaw_kernels "int4/row" 200
 //
 // BITLAW_ISA and BITLAW_THREADS apply. Whether the answers are right is tested from Python.
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <random>
 
+#include "core/codes.hpp"
 #include "core/mask.hpp"
 #include "core/pack.hpp"
-#include "core/quantize.hpp"
 #include "core/select.hpp"
 #include "core/thread_pool.hpp"
 
@@ -54,66 +55,96 @@ double report(const Options& options, const std::string& name, double bytes, dou
   return best * 1e3;
 }
 
+template <class T>
 struct Scale {
-  BITLAW_LEAF static void run(float* x, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) x[i] *= 0.999f;
+  BITLAW_LEAF static void run(T* x, int64_t n) {
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) x[i] = Narrow<T>::from(to_float(x[i]) * 0.99f);
   }
 };
 
+// Milliseconds of x * c in place.
 template <class T>
-void quantize_rows_of(const Options& o, const Parallel& par, double limit, const char* type) {
+double scaled(const Options& o, const Parallel& par, const char* type) {
+  auto x = normal<T>(kN * kN);
+  return report(o, std::string("in-place scale ") + type, 2.0 * sizeof(T) * kN * kN, 0, [&] {
+    par(kN, 8, [&](int64_t begin, int64_t end) {
+      on_isa<Scale<T>>(x.data() + begin * kN, (end - begin) * kN);
+    });
+  });
+}
+
+// One way to quantize rows: what the attributes say, and the numbers of the grid.
+struct How {
+  const char *name, *kind, *statistic, *scaling, *rounding, *estimator;
+  int64_t block, hadamard;
+  std::array<float, 5> grid;
+};
+constexpr std::array<float, 5> kInt4 = {-7, 7, 0, 7, 1}, kUint4 = {0, 15, 0, 15, 1};
+constexpr std::array<float, 5> kE2m1 = {6, 1, .5, 6, 1}, kLevels = {1, 0, 0, 1, 1};
+constexpr How kHow[] = {
+    {"int4/row", "uniform", "absmax", "f32", "nearest", "identity", kN, 0, kInt4},
+    {"int4/row", "uniform", "absmax", "f32", "nearest", "clip_rounded", kN, 0, kInt4},
+    {"int4/row", "uniform", "absmax", "f32", "nearest", "clip_value", kN, 0, kInt4},
+    {"int4/row/rms", "uniform", "rms", "f32", "nearest", "trust", kN, 0, kInt4},
+    {"int4/block32", "uniform", "absmax", "f32", "nearest", "identity", 32, 0, kInt4},
+    {"int4/block32", "uniform", "absmax", "f32", "nearest", "clip_rounded", 32, 0, kInt4},
+    {"int4/block32/rms", "uniform", "rms", "f32", "nearest", "trust", 32, 0, kInt4},
+    {"uint4/row", "affine", "range", "f32", "nearest", "clip_rounded", kN, 0, kUint4},
+    {"uint4/block32", "affine", "range", "f32", "nearest", "clip_rounded", 32, 0, kUint4},
+    {"e2m1/row", "float", "absmax", "f32", "nearest", "identity", kN, 0, kE2m1},
+    {"e2m1/row", "float", "absmax", "f32", "nearest", "clip_value", kN, 0, kE2m1},
+    {"mxfp4", "float", "absmax", "e8m0_floor", "nearest", "identity", 32, 0, kE2m1},
+    {"nvfp4", "float", "absmax", "e4m3", "nearest", "identity", 16, 0, kE2m1},
+    {"nf4/row", "nf4", "absmax", "f32", "nearest", "identity", kN, 0, kLevels},
+    {"nf4", "nf4", "absmax", "f32", "nearest", "identity", 64, 0, kLevels},
+    {"int4/row/toward_zero", "uniform", "absmax", "f32", "toward_zero", "identity", kN, 0, kInt4},
+    {"int4/row/stochastic", "uniform", "absmax", "f32", "stochastic", "identity", kN, 0, kInt4},
+    {"int4/block32/stochastic", "uniform", "absmax", "f32", "stochastic", "identity", 32, 0, kInt4},
+    {"mxfp4/stochastic", "float", "absmax", "e8m0_floor", "stochastic", "identity", 32, 0, kE2m1},
+    {"nf4/stochastic", "nf4", "absmax", "f32", "stochastic", "identity", 64, 0, kLevels},
+    {"int4/row/hadamard128", "uniform", "absmax", "f32", "nearest", "identity", kN, 128, kInt4},
+    {"int4/row/mse_search", "uniform", "mse_search", "f32", "nearest", "identity", kN, 0, kInt4},
+    {"int4/block32/mse_search", "uniform", "mse_search", "f32", "nearest", "identity", 32, 0,
+     kInt4},
+};
+
+template <class T>
+void quantize_of(const Options& o, const Parallel& par, double limit, const char* type) {
   auto x = normal<T>(kN * kN);
   std::vector<float> scale(kN * kN / 16), zero(kN * kN / 16);
   std::vector<uint32_t> noise(3 * kN);
-  std::vector<uint8_t> mask(kN * kN / 8);
-  const auto row = [&](int64_t block, const char* kind, const char* statistic, const char* scaling,
-                       const char* rounding, const char* estimator) {
-    const bool uniform = !std::strcmp(kind, "uniform") || !std::strcmp(kind, "affine");
-    const bool none = !std::strcmp(estimator, "identity"), affine = !std::strcmp(kind, "affine");
+  std::vector<uint8_t> mask(kN * kN / 8), codes(kN * kN / 2);
+  // Items of one row, or one item whose columns share a scale each.
+  const auto run = [&](const std::string& what, const How& how, int64_t items, int64_t block) {
     std::vector<float> grid;
-    for (int64_t i = 0; i < kN; ++i)
-      uniform ? grid.insert(grid.end(), {-7, 7, 0, 7, 1})
-              : grid.insert(grid.end(), {6, 1, .5, 6, 1});
-    const std::string name = std::string("quantize row block ") + std::to_string(block) + " " +
-                             kind + " " + statistic + " " + scaling + " " + rounding + " " +
-                             estimator + " " + type;
-    QuantizeAttrs a;
-    a.block = block, a.kind = kind, a.scaling = scaling, a.rounding = rounding;
-    a.estimator = estimator, a.pruned = false, a.hadamard = 0, a.statistic = statistic;
-    const int64_t noisy = std::strcmp(rounding, "stochastic") ? 0 : 3;
+    for (int64_t i = 0; i < items; ++i) grid.insert(grid.end(), how.grid.begin(), how.grid.end());
+    const int64_t rows = kN / items, noisy = std::strcmp(how.rounding, "stochastic") ? 0 : 3;
+    const int64_t groups = kN / block, zeros = std::strcmp(how.kind, "affine") ? 0 : groups;
+    const int64_t bytes = std::strcmp(how.estimator, "identity") ? kN / 8 : 0;
+    CodesAttrs a;
+    a.block = block, a.kind = how.kind, a.scaling = how.scaling, a.rounding = how.rounding;
+    a.estimator = how.estimator, a.hadamard = how.hadamard, a.statistic = how.statistic;
+    a.bits = 4;
+    QuantizeAttrs b;
+    static_cast<MapAttrs&>(b) = a, b.statistic = how.statistic;
+    const std::string name = what + " " + how.name + " " + how.estimator + " " + type;
     report(o, name, 2.0 * sizeof(T) * kN * kN, limit, [&] {
-      fake_quantize<T>(par, {x.data(), {kN, 1, kN}}, {grid.data(), {kN, 5}},
-                       {noise.data(), {kN, noisy}}, {x.data(), {kN, 1, kN}},
-                       {scale.data(), {kN, kN / block}},
-                       {zero.data(), {kN, affine ? kN / block : 0}},
-                       {mask.data(), {kN, 1, none ? 0 : kN / 8}}, a);
+      const View<const T, 3> in{x.data(), {items, rows, kN}};
+      const View<const float, 2> grids{grid.data(), {items, 5}};
+      const View<const uint32_t, 2> key{noise.data(), {items, noisy}};
+      const View<float, 2> scales{scale.data(), {items, groups}}, z{zero.data(), {items, zeros}};
+      const View<uint8_t, 3> bits{mask.data(), {items, rows, bytes}};
+      if (what == "quantize")
+        quantize<T>(par, in, grids, key, {codes.data(), {items, rows, kN / 2}}, scales, z, bits, a);
+      else
+        fake_quantize<T>(par, in, grids, key, {x.data(), {items, rows, kN}}, scales, z, bits, b);
     });
   };
-  for (int64_t block : {kN, int64_t{32}, int64_t{128}})
-    for (const char* statistic : {"absmax", "rms"})
-      for (const char* estimator : {"identity", "clip_rounded", "trust"})
-        row(block, "uniform", statistic, "f32", "nearest", estimator);
-  for (int64_t block : {kN, int64_t{32}}) {
-    row(block, "affine", "range", "f32", "nearest", "identity");
-    row(block, "float", "absmax", "e8m0_floor", "nearest", "identity");
-    row(block, "nf4", "absmax", "f32", "nearest", "identity");
-    row(block, "uniform", "mse_search", "f32", "nearest", "identity");
-    row(block, "float", "mse_search", "e8m0_floor", "nearest", "identity");
-    for (const char* rounding : {"stochastic", "toward_zero"})
-      for (const char* kind : {"uniform", "float", "nf4"})
-        row(block, kind, "absmax", "f32", rounding, "identity");
-  }
-  row(16, "float", "absmax", "e4m3", "nearest", "identity");
-  const float grid[] = {-7, 7, 0, 7, 1};
-  QuantizeAttrs a;
-  a.block = 1, a.kind = "uniform", a.scaling = "f32", a.rounding = "nearest";
-  a.estimator = "identity", a.pruned = false, a.hadamard = 0, a.statistic = "absmax";
-  report(o, std::string("quantize channel absmax identity ") + type, 2.0 * sizeof(T) * kN * kN,
-         limit, [&] {
-           fake_quantize<T>(par, {x.data(), {1, kN, kN}}, {grid, {1, 5}}, {noise.data(), {1, 0}},
-                            {x.data(), {1, kN, kN}}, {scale.data(), {1, kN}}, {zero.data(), {1, 0}},
-                            {mask.data(), {1, kN, 0}}, a);
-         });
+  for (const How& how : kHow) run("fake_quantize", how, kN, how.block);
+  run("fake_quantize channel", kHow[0], 1, 1);
+  run("fake_quantize channel", kHow[1], 1, 1);
+  for (int i : {0, 4, 11}) run("quantize", kHow[i], kN, kHow[i].block);
   report(o, std::string("statistic absmax ") + type, 1.0 * sizeof(T) * kN * kN, limit, [&] {
     group_statistic<T>(par, {x.data(), {kN, 1, kN}}, {scale.data(), {kN, 1}},
                        {zero.data(), {kN, 0}}, {kN, "absmax", false, 0});
@@ -161,14 +192,9 @@ int main(int argc, char** argv) {
   const Parallel par(ThreadPool::instance());
   std::printf("%s, %d threads\n", isa_name(active_isa()),
               static_cast<int>(ThreadPool::instance().threads()));
-  auto x = normal<float>(kN * kN);
-  const double limit = report(options, "in-place scale", 8.0 * kN * kN, 0, [&] {
-    par(kN, 8, [&](int64_t begin, int64_t end) {
-      on_isa<Scale>(x.data() + begin * kN, (end - begin) * kN);
-    });
-  });
-  quantize_rows_of<float>(options, par, limit, "float32");
-  quantize_rows_of<bfloat16>(options, par, limit, "bfloat16");
+  const double limit = scaled<float>(options, par, "float32");
+  quantize_of<float>(options, par, limit, "float32");
+  quantize_of<bfloat16>(options, par, scaled<bfloat16>(options, par, "bfloat16"), "bfloat16");
   masks_of<float>(options, par, limit, "float32");
   masks_of<bfloat16>(options, par, limit, "bfloat16");
   packing(options, par, limit);

@@ -41,13 +41,15 @@ struct EncodeLevels {
       const int32_t mantissa = 127 - (bits_of(g.epsilon()) >> 23);
       const int32_t least = bits_of(g.smallest_normal()), sign = 1 << (bits - 1);
       const float unit = 1.0f / (g.smallest_normal() * g.epsilon());
-      each(level, code, n, [=](float v) BITLAW_INLINE { return minifloat(v, mantissa, least, unit, sign); });
+      each(level, code, n,
+           [=](float v) BITLAW_INLINE { return minifloat(v, mantissa, least, unit, sign); });
     } else if (kind == Kind::nf4) {
       each(level, code, n, [](float v) BITLAW_INLINE { return nf4(v); });
     } else if (zero) {
       for (int64_t b = 0; b < groups; ++b) {
         const float first = g.qmin() - zero[b];
-        each(level + b * block, code + b * block, block, [=](float v) BITLAW_INLINE { return whole(v - first); });
+        each(level + b * block, code + b * block, block,
+             [=](float v) BITLAW_INLINE { return whole(v - first); });
       }
     } else {
       const float first = g.offset() == 0.0f ? 0.0f : g.qmin() + g.offset();

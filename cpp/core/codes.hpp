@@ -113,7 +113,7 @@ void dequantize(const Parallel& par, View<const uint8_t, 3> codes, View<const fl
       }
       on_isa<DecodeCodes>(static_cast<const uint8_t*>(code), static_cast<const float*>(table),
                           static_cast<const float*>(step), static_cast<const float*>(zeros), v, n);
-      if (a.hadamard) rotate(v, n, a.hadamard);
+      if (a.hadamard) rotate(v, v, n, a.hadamard);
       on_isa<NarrowTo<T>>(static_cast<const float*>(v), y.data + line * cols + first, n);
     }
   });

@@ -139,7 +139,7 @@ BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset
   float rounded;
   if constexpr (Rule::kNearest) {
     rounded = (v + kRound) - kRound;  // not whole beyond 2^22, which is beyond all grids
-  } else {  // on magnitudes
+  } else {                            // on magnitudes
     const float mag = float_of(magnitude_bits(ratio));
     const float t = (mag > 512.0f ? 512.0f : mag) - offset;
     rounded = with_sign_of(whole_above(t, rule) + offset, ratio) - offset;
@@ -177,9 +177,14 @@ BITLAW_LEAF Mapped map_nf4(float ratio, Rule rule) {
   const float v = clamp(ratio, -2.0f, 2.0f);
   float level = nf4_level(0);
   if constexpr (Rule::kNearest) {
+    float upper = nf4_level(8);  // two chains of choices, side by side
     BITLAW_UNROLL
-    for (int k = 1; k < 16; ++k)
+    for (int k = 1; k < 8; ++k) {
+      const int up = k + 8;
       level = v > 0.5f * (nf4_level(k - 1) + nf4_level(k)) ? nf4_level(k) : level;
+      upper = v > 0.5f * (nf4_level(up - 1) + nf4_level(up)) ? nf4_level(up) : upper;
+    }
+    level = v > 0.5f * (nf4_level(7) + nf4_level(8)) ? upper : level;
   } else {  // on magnitudes, between the neighbours
     const float mag = float_of(magnitude_bits(v));
     float near = 0.0f, far = v < 0.0f ? -nf4_level(6) : nf4_level(8);

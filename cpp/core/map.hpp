@@ -87,9 +87,9 @@ BITLAW_LEAF void map_one(const T& x, T& y, int32_t* flag, float by, float step, 
   if constexpr (kFlags) *flag = passes(m, c.pass, shift);
 }
 
-// Elements are mapped in chunks of a constant size, which the compiler turns into whole vectors. The
-// last chunk of a group may be a part: it goes through a copy of x and y; scratch memory has room
-// for all of it.
+// Elements are mapped in chunks of a constant size, which the compiler turns into whole vectors.
+// The last chunk of a group may be a part: it goes through a copy of x and y; scratch memory has
+// room for all of it.
 
 // Calls chunk(x, y, i) for the chunks of elements [begin, end).
 template <int kSize, class T, class Chunk>
@@ -226,8 +226,7 @@ class Mapper {
 
   // Thresholds, and the stretch as rotated floats where that is asked for.
   void open(const Stretch<T>& s, Scratch& scratch) const {
-    if (staged_) on_isa<Widen<T>>(s.x, scratch.staged.at_least(s.n), s.n);
-    if (c_.hadamard) rotate(scratch.staged.at_least(s.n), s.n, c_.hadamard);
+    if (staged_) widen(s, scratch.staged.at_least(s.n));
     if (c_.rounding == Rounding::nearest) return;
     float* u = scratch.threshold.at_least(s.n);
     if (c_.rounding == Rounding::stochastic)
@@ -270,12 +269,7 @@ class Mapper {
       const uint8_t* codes = scratch.codes.at_least(s.n);
       with_bits(c_.bits, [&]<int k>() { on_isa<PackCodes<k>>(codes, s.codes, s.n); });
     } else if (staged_) {
-      if (c_.hadamard) rotate(scratch.staged.at_least(s.n), s.n, c_.hadamard);
-      const float* y = scratch.staged.at_least(s.n);
-      if (c_.pruned)
-        on_isa<NarrowPruned<T>>(s.x, y, s.y, s.n);
-      else
-        on_isa<NarrowTo<T>>(y, s.y, s.n);
+      narrow(s, scratch.staged.at_least(s.n));
     }
     if (flags_) {
       const int32_t* flags = scratch.flags.at_least(s.n);
@@ -290,6 +284,24 @@ class Mapper {
   template <class Map, class E>
   static Leaf<E> leaf() {
     return [](auto... a) { on_isa<Map>(a...); };
+  }
+
+  // To scratch memory and back, rotated on the way where that is asked for.
+  void widen(const Stretch<T>& s, float* staged) const {
+    if constexpr (std::is_same_v<T, float>)
+      if (c_.hadamard) return rotate(s.x, staged, s.n, c_.hadamard);
+    on_isa<Widen<T>>(s.x, staged, s.n);
+    if (c_.hadamard) rotate(staged, staged, s.n, c_.hadamard);
+  }
+  void narrow(const Stretch<T>& s, float* staged) const {
+    if constexpr (std::is_same_v<T, float>)
+      if (c_.hadamard) return rotate(staged, s.y, s.n, c_.hadamard);
+    if (c_.hadamard) rotate(staged, staged, s.n, c_.hadamard);
+    const float* y = staged;
+    if (c_.pruned)
+      on_isa<NarrowPruned<T>>(s.x, y, s.y, s.n);
+    else
+      on_isa<NarrowTo<T>>(y, s.y, s.n);
   }
 
   void map(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count, int64_t block) const {

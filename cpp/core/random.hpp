@@ -16,30 +16,43 @@ struct Noise {
   uint32_t key0, key1, row;
 };
 
-template <int r>
-BITLAW_LEAF void threefry_round(uint32_t& a, uint32_t& b) {
-  a += b;
-  b = (b << r) | (b >> (32 - r));
-  b ^= a;
+struct Counter {
+  uint32_t a, b;
+};
+
+template <int r, class... C>
+BITLAW_LEAF void threefry_round(C&... c) {
+  ((c.a += c.b), ...);
+  ((c.b = ((c.b << r) | (c.b >> (32 - r))) ^ c.a), ...);
+}
+template <class... C>
+BITLAW_LEAF void threefry_key(uint32_t first, uint32_t second, C&... c) {
+  ((c.a += first, c.b += second), ...);
 }
 
-// The two words of counter (a, b), in place.
-BITLAW_LEAF void threefry(uint32_t key0, uint32_t key1, uint32_t& a, uint32_t& b) {
+// The two words of each counter, in place: several side by side, since a round waits for the last.
+template <class... C>
+BITLAW_LEAF void threefry_rounds(uint32_t key0, uint32_t key1, C&... c) {
   const uint32_t key2 = key0 ^ key1 ^ 0x1bd11bdau;
   const auto even = [&]() BITLAW_INLINE {
-    threefry_round<13>(a, b), threefry_round<15>(a, b);
-    threefry_round<26>(a, b), threefry_round<6>(a, b);
+    threefry_round<13>(c...), threefry_round<15>(c...);
+    threefry_round<26>(c...), threefry_round<6>(c...);
   };
   const auto odd = [&]() BITLAW_INLINE {
-    threefry_round<17>(a, b), threefry_round<29>(a, b);
-    threefry_round<16>(a, b), threefry_round<24>(a, b);
+    threefry_round<17>(c...), threefry_round<29>(c...);
+    threefry_round<16>(c...), threefry_round<24>(c...);
   };
-  a += key0, b += key1;
-  even(), a += key1, b += key2 + 1;
-  odd(), a += key2, b += key0 + 2;
-  even(), a += key0, b += key1 + 3;
-  odd(), a += key1, b += key2 + 4;
-  even(), a += key2, b += key0 + 5;
+  threefry_key(key0, key1, c...);
+  even(), threefry_key(key1, key2 + 1, c...);
+  odd(), threefry_key(key2, key0 + 2, c...);
+  even(), threefry_key(key0, key1 + 3, c...);
+  odd(), threefry_key(key1, key2 + 4, c...);
+  even(), threefry_key(key2, key0 + 5, c...);
+}
+BITLAW_LEAF void threefry(uint32_t key0, uint32_t key1, uint32_t& a, uint32_t& b) {
+  Counter c{a, b};
+  threefry_rounds(key0, key1, c);
+  a = c.a, b = c.b;
 }
 
 // The upper 24 bits of a word as a number in [0, 1).
@@ -50,12 +63,27 @@ BITLAW_LEAF float uniform_of(uint32_t word) {
 // Thresholds of columns 32 run .. 32 run + 31.
 BITLAW_LEAF void uniform_run(float* u, int64_t run, Noise noise) {
   const auto first = static_cast<uint32_t>(run * (kRandomRun / 2));
-  BITLAW_LOOP
+  BITLAW_CHUNK
   for (int i = 0; i < kRandomRun / 2; ++i) {
-    uint32_t a = noise.row, b = first + static_cast<uint32_t>(i);
-    threefry(noise.key0, noise.key1, a, b);
-    u[i] = uniform_of(a);
-    u[i + kRandomRun / 2] = uniform_of(b);
+    Counter c{noise.row, first + static_cast<uint32_t>(i)};
+    threefry_rounds(noise.key0, noise.key1, c);
+    u[i] = uniform_of(c.a);
+    u[i + kRandomRun / 2] = uniform_of(c.b);
+  }
+}
+// Of that run and the next.
+BITLAW_LEAF void uniform_runs(float* u, int64_t run, Noise noise) {
+  constexpr int half = kRandomRun / 2;
+  const auto first = static_cast<uint32_t>(run * half);
+  BITLAW_CHUNK
+  for (int i = 0; i < half; ++i) {
+    Counter c{noise.row, first + static_cast<uint32_t>(i)};
+    Counter d{noise.row, first + half + static_cast<uint32_t>(i)};
+    threefry_rounds(noise.key0, noise.key1, c, d);
+    u[i] = uniform_of(c.a);
+    u[i + half] = uniform_of(c.b);
+    u[i + 2 * half] = uniform_of(d.a);
+    u[i + 3 * half] = uniform_of(d.b);
   }
 }
 
@@ -70,8 +98,9 @@ BITLAW_LEAF void uniform_columns(float* u, int64_t begin, int64_t end, Noise noi
   const int64_t first = (begin + kRandomRun - 1) / kRandomRun, last = end / kRandomRun;
   if (first > last) return part(begin, end);
   if (begin < first * kRandomRun) part(begin, first * kRandomRun);
-  for (int64_t run = first; run < last; ++run)
-    uniform_run(u + run * kRandomRun - begin, run, noise);
+  int64_t run = first;
+  for (; run + 2 <= last; run += 2) uniform_runs(u + run * kRandomRun - begin, run, noise);
+  if (run < last) uniform_run(u + run * kRandomRun - begin, run, noise);
   if (last * kRandomRun < end) part(last * kRandomRun, end);
 }
 

@@ -189,10 +189,10 @@ struct Widen {
     for (int64_t i = 0; i < n; ++i) y[i] = to_float(x[i]);
   }
 };
-// Runs of `size` elements of x rotated, in place.
-inline void rotate(float* x, int64_t n, int64_t size) {
-  on_isa<HadamardColumns<float>>(static_cast<const float*>(x), static_cast<const uint8_t*>(nullptr),
-                                 x, n, size, hadamard_factor(size), false);
+// Runs of `size` elements of x rotated into y, which may be x.
+inline void rotate(const float* x, float* y, int64_t n, int64_t size) {
+  on_isa<HadamardColumns<float>>(x, static_cast<const uint8_t*>(nullptr), y, n, size,
+                                 hadamard_factor(size), false);
 }
 
 // ---- arrays ----------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ void group_statistic(const Parallel& par, View<const T, 3> x, View<float, 2> hig
     std::vector<float> rotated(a.block);
     for (int64_t i = begin; i < end; ++i) {
       on_isa<Widen<T>>(x.data + i * a.block, rotated.data(), a.block);
-      rotate(rotated.data(), a.block, a.hadamard);
+      rotate(rotated.data(), rotated.data(), a.block, a.hadamard);
       on_isa<GroupStatistics<float>>(static_cast<const float*>(rotated.data()), int64_t{1}, a.block,
                                      statistic, a.pruned, high.data + i, lows ? lows + i : nullptr);
     }

@@ -13,8 +13,8 @@
 #define BITLAW_UNROLL _Pragma("unroll")
 #else
 #define BITLAW_LEAF [[gnu::always_inline]] inline
-// Of a lambda in a leaf, between parameters and body: out of line it would be compiled once, for the
-// base set (that cost the maps a factor of 5 to 8).
+// Of a lambda in a leaf, between parameters and body: out of line it would be compiled once, for
+// the base set (that cost the maps a factor of 5 to 8).
 #define BITLAW_INLINE __attribute__((always_inline))
 // In place, input and output are the same memory, index by index: no dependence between iterations.
 #define BITLAW_LOOP _Pragma("GCC ivdep")
