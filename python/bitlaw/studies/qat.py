@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from bitlaw.formats import QuantSpec, Scheme, quantize
-from bitlaw.models import count, layers
+from bitlaw.formats.padding import padded
+from bitlaw.models import count
 from bitlaw.models.lm import ModelConfig
 from bitlaw.studies import qat_report, rows, run
 from bitlaw.studies.build import build_id
@@ -219,7 +220,7 @@ def stored_bits(one: QatRun) -> float:
     if not isinstance(spec, QuantSpec):
         return spec.bits
     matrices = [np.zeros(shape, np.float32) for shape in one.model.matrices.values()]
-    stored = sum(quantize(layers.padded(m, spec.structure), spec).nbytes for m in matrices)
+    stored = sum(quantize(padded(m, spec.structure), spec).nbytes for m in matrices)
     return 8 * stored / sum(m.size for m in matrices)
 
 
