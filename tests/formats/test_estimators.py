@@ -20,6 +20,7 @@ import pytest
 
 import bitlaw
 from bitlaw.formats import QuantSpec, learned_fake_quantize, learned_scales
+from bitlaw.ops.quantize import fake_quantize
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 48)).astype(np.float32)
@@ -84,6 +85,21 @@ def test_gradient_equals_finite_differences_of_the_surrogate(text, estimator):
     clear = (np.abs(v - low) > NEAR) & (np.abs(v - high) > NEAR)
     assert clear.mean() > 0.95 and (estimator == "identity" or (want[clear] == 0).any())
     np.testing.assert_allclose(got[clear], want[clear], rtol=1e-6, atol=1e-9)  # f64 differences
+
+
+@pytest.mark.parametrize("estimator", ["clip_rounded", "trust"])
+@pytest.mark.parametrize("name", ["int2", "int4", "int8", "quest3", "ternary", "e2m1", "e4m3"])
+def test_absmax_masks_nothing_so_no_mask_is_kept(name, estimator):
+    spec = QuantSpec.parse(f"{name}/row/absmax/{estimator}")
+    powers = 2.0 ** np.concatenate([np.arange(-149, 128, 3), [127.9999999]])
+    x = (powers[:, None] * np.linspace(-1, 1, 48)).astype(np.float32)
+    x[:, 7] = 0
+    attributes = spec.structure.attributes() | {"estimator": estimator, "pruned": False}
+    grids, noise = np.repeat(spec.grid[None], len(x), axis=0), np.zeros((len(x), 0), np.uint32)
+    *_, mask = fake_quantize(x, grids, noise, block=48, statistic="absmax", **attributes)
+    assert (mask == 255).all()
+    assert spec.structure.estimator == "identity" and spec.estimator == estimator
+    assert QuantSpec.parse(f"{name}/row/absmax/{estimator}/away").structure.estimator == estimator
 
 
 def test_a_rotated_estimator_equals_finite_differences_of_the_rotated_surrogate():
