@@ -49,8 +49,8 @@ PEAK = 0.1  # of the learning rate of training, when fine-tuning
 TRIED = (
     f"{SHARE:.0%} of the steps and a learning rate that falls to 0 from {PEAK} of that of training "
     "were chosen on two or three seeds that this study does not use, at its quick size, among 2, "
-    "3, 5 and 10% of the steps and 0.03 to 1 of the learning rate. Fine-tuning longer lost more, by "
-    "the shorter training of the checkpoint, than it won."
+    "3, 5 and 10% of the steps and 0.03 to 1 of the learning rate. Fine-tuning longer lost more, "
+    "by the shorter training of the checkpoint, than it won."
 )
 
 
