@@ -178,7 +178,7 @@ def _masked_cases(n: int) -> Iterator[Case]:
     for text in ("int4/row", "int4/block32", "quest4/row"):
         spec = QuantSpec.parse(text)
         attributes = spec.structure.attributes() | {"block": spec.block or n, "pruned": False}
-        attributes["statistic"] = spec.structure.statistic
+        attributes |= {"statistic": spec.structure.statistic, "estimator": spec.estimator}
         grid = np.broadcast_to(spec.grid, (n, 5))
         make = lambda grid=grid: (_matrix(n, "float32"), grid, np.zeros((n, 0), np.uint32))
         label = f"{text} {spec.estimator} {n}x{n} float32"

@@ -50,7 +50,7 @@ def call_of(spec, x):
     flat = q.view(x)
     items, rows = flat.shape[0], flat.shape[1] if flat.ndim == 3 else 1
     _, block = q.layout(x.shape)
-    attributes = q.attributes() | {"block": block, "pruned": False}
+    attributes = q.attributes() | {"block": block, "pruned": False, "estimator": spec.estimator}
     noise = q.noise(KEY, items, rows, np)
     grids = np.repeat(spec.grid[None], items, axis=0)
     if spec.scaling == "e4m3":

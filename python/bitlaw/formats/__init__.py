@@ -2,11 +2,12 @@
 
 from bitlaw.formats.delayed import DelayedQuantizer, delayed_fake_quantize, delayed_history
 from bitlaw.formats.dot import dot_general, make_dot_general
+from bitlaw.formats.fake_quantization import fake_quantize
 from bitlaw.formats.format import FORMATS, Format
 from bitlaw.formats.key import derived_key
 from bitlaw.formats.learned import LearnedQuantizer, learned_fake_quantize, learned_scales
 from bitlaw.formats.qarray import QArray, dequantize, quantize
-from bitlaw.formats.quantizer import Quantizer, fake_quantize
+from bitlaw.formats.quantizer import Quantizer
 from bitlaw.formats.save import load, save
 from bitlaw.formats.saved import saved_bytes
 from bitlaw.formats.scheme import Scheme, parse_quant

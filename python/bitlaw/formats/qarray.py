@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from bitlaw.formats.fake_quantization import check_finite
 from bitlaw.formats.quantizer import Codes, Quantizer
 from bitlaw.formats.scheme import parse_quant
 from bitlaw.formats.spec import QuantSpec
@@ -60,7 +61,7 @@ class QArray:
         return sum(leaf.nbytes for leaf in (self.codes, self.scale, self.zero, self.outer))
 
 
-def quantize(x, spec, *, key=None) -> QArray:
+def quantize(x, spec, *, key=None, nonfinite: str = "poison") -> QArray:
     """x in codes.
 
         w = bitlaw.quantize(w, "int4/block32")
@@ -70,7 +71,7 @@ def quantize(x, spec, *, key=None) -> QArray:
     Args:
         x: f32 or bf16 array, numpy or JAX.
         spec: a `QuantSpec` or its string.
-        key: u32[2] or a jax key; where values are rounded stochastically.
+        key, nonfinite: as of `fake_quantize`.
 
     Raises:
         ValueError: what `fake_quantize` refuses; a spec without codes (a user's quantizer) or whose
@@ -80,6 +81,7 @@ def quantize(x, spec, *, key=None) -> QArray:
     if not isinstance(spec, QuantSpec) or not isinstance(spec.structure, Quantizer):
         raise ValueError(f"spec must have codes and scales of its own data, got {spec}")
     x = x if isinstance(x, jax.Array) else np.asarray(x)
+    check_finite(x, nonfinite)
     grid = jnp.asarray(spec.grid) if isinstance(x, jax.Array) else spec.grid
     found, _ = spec.structure.encode(x, grid, spec.row.bits, key, keep_mask=False)
     outer = found.grid[:, 4:] if spec.scaling == "e4m3" else found.grid[:, :0]

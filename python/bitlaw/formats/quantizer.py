@@ -329,33 +329,3 @@ def _straight_through_bwd(call: _Call, bits, g):
 
 
 _straight_through.defvjp(_straight_through_fwd, _straight_through_bwd)
-
-
-def fake_quantize(x, spec, *, key=None, in_place: bool = False):
-    """x on the levels of `spec`, in x's shape and dtype, with the spec's straight-through gradient.
-
-        w_q = bitlaw.fake_quantize(w, "int4/channel")
-        a_q = bitlaw.fake_quantize(a, "mxfp4/stochastic", key=key)
-
-    Args:
-        x: f32 or bf16 array; numpy arrays go through the compiled numpy function, JAX arrays
-            through the custom call (also under jit, grad, vmap and sharding).
-        spec: a `QuantSpec`, a `UserSpec`, or their string.
-        key: u32[2] or a jax key; where values are rounded stochastically.
-        in_place: x's memory may be reused; pays where x is donated or not used again.
-
-    Raises:
-        ValueError: a bad spec, dtype, or a block that does not divide its axis; learned or delayed
-            scales, which are parameters or state: `learned_fake_quantize`, `delayed_fake_quantize`.
-    """
-    from bitlaw.formats.scheme import parse_quant
-
-    spec = parse_quant(spec)
-    if hasattr(spec.structure, "state"):
-        raise ValueError(
-            f"spec must not have {spec.rule} scales here, got {spec}: use "
-            f"bitlaw.formats.{spec.rule}_fake_quantize, which takes them"
-        )
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
-    y = spec.structure(x, spec.grid, key, in_place=in_place)
-    return y if isinstance(x, jax.Array) else np.asarray(y)

@@ -187,6 +187,18 @@ class QuantSpec:
         """Bits per element, scales excluded: log2 of the number of levels."""
         return math.log2(self.row.levels)
 
+    @property
+    def _passes_all(self) -> bool:
+        """Whether no element is masked, so that no mask need be kept: absmax clips nothing.
+
+        Not so with clip_value, past whose end an ulp is too much, nor where scales are rounded.
+        """
+        exact = self.rule == "absmax" and self.scaling == "f32" and self.rounding == "nearest"
+        clips_nothing = exact and self.row.kind in ("uniform", "float")
+        return self.estimator in LEARNED or (
+            clips_nothing and self.estimator in ("clip_rounded", "trust")
+        )
+
     @functools.cached_property
     def structure(self) -> Quantizer | LearnedQuantizer | DelayedQuantizer:
         """What is static under jit; equal for all formats that share a compiled program."""
@@ -200,7 +212,7 @@ class QuantSpec:
         quantizer = Quantizer(
             granularity=self.granularity,
             statistic=statistic.get(self.rule, "given"),
-            estimator="identity" if self.estimator in LEARNED else self.estimator,
+            estimator="identity" if self._passes_all else self.estimator,
             block=self.block,
             tile=self.tile,
             axis=self.axis,

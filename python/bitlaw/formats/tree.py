@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from bitlaw.formats.fake_quantization import fake_quantize
 from bitlaw.formats.key import derived_key
 from bitlaw.formats.qarray import QArray, dequantize, quantize
-from bitlaw.formats.quantizer import fake_quantize
 from bitlaw.formats.scheme import parse_quant
 
 Rules = Mapping[str, Any]

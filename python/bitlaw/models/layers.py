@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.formats import Quantizer, Scheme, SparseSpec
+from bitlaw.formats import Scheme, SparseSpec
+from bitlaw.formats.padding import quantized
 
 MASKED = -1e30  # a score no softmax can see; finite, so that a row of padding gives no NaN
 
@@ -86,46 +87,6 @@ class Site:
     weight: Any
     state: dict[str, Any] = dataclasses.field(default_factory=dict)
     keys: Any = None
-
-
-def quantized(x, quantizer, grid, pruned: bool = False, **given):
-    """x through a quantizer; where blocks do not divide their axis, x is padded.
-
-    Zeros change no largest value. Where the statistic counts elements, the last block is shorter
-    instead: the same as leaving the padding out of its scale.
-
-    Args:
-        given: "key" and "state", of the quantizers that take them.
-    """
-    whole = padded(x, quantizer)
-    if whole is not x and _counts_in_blocks(quantizer):
-        return _shorter_last_block(x, quantizer, grid, pruned, **given)
-    y = quantizer(whole, grid, pruned=pruned, **given)
-    return y if whole is x else y[tuple(slice(0, n) for n in x.shape)]
-
-
-def padded(x, quantizer):
-    """x, or x with zeros at the end of the axes that the quantizer's blocks do not divide."""
-    rest = {k: -x.shape[k] % m for k, m in quantizer.multiples.items()}
-    if not any(rest.values()):
-        return x
-    return jnp.pad(x, [(0, rest.get(k - x.ndim, 0)) for k in range(x.ndim)])
-
-
-def _counts_in_blocks(quantizer) -> bool:
-    """Whether padding would move scales: of a rotated run its zeros are part."""
-    plain = isinstance(quantizer, Quantizer) and not quantizer.hadamard
-    return plain and quantizer.granularity == "block" and quantizer.counts
-
-
-def _shorter_last_block(x, quantizer, grid, pruned: bool, **given):
-    size = x.shape[quantizer.axis]
-    rest = size % quantizer.block
-    whole, last = jnp.split(x, [size - rest], axis=quantizer.axis)
-    parts = [dataclasses.replace(quantizer, block=rest)(last, grid, pruned=pruned, **given)]
-    if whole.size:
-        parts.insert(0, quantizer(whole, grid, pruned=pruned, **given))
-    return jnp.concatenate(parts, axis=quantizer.axis)
 
 
 def linear(x, w, structure: Structure, grids: Grids):

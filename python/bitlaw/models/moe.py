@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from bitlaw.formats.padding import quantized
 from bitlaw.formats.spec import exact
 from bitlaw.models import layers, routers
 from bitlaw.models.layers import Grids, Structure
@@ -177,11 +178,11 @@ def _ragged(x, plan: dispatch.Dispatch, block, kind: str, structure: Structure, 
 
     def product(x, w_XxIxO):
         if structure.w is not None:
-            w_XxIxO = jax.vmap(
-                lambda w: layers.quantized(w, structure.w, grids["w"], structure.pruned)
-            )(w_XxIxO)
+            w_XxIxO = jax.vmap(lambda w: quantized(w, structure.w, grids["w"], structure.pruned))(
+                w_XxIxO
+            )
         if structure.a is not None:
-            x = layers.quantized(x, structure.a, grids["a"])
+            x = quantized(x, structure.a, grids["a"])
         return jax.lax.ragged_dot(x, w_XxIxO, plan.count)
 
     return layers.mlp(x, block, kind, product)

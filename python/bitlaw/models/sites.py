@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bitlaw.models.layers import Grids, Site, Structure, padded
+from bitlaw.formats.padding import padded
+from bitlaw.models.layers import Grids, Site, Structure
 from bitlaw.models.lm import is_compressed
 
 BRANCH = "quantizers"

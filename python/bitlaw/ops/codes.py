@@ -20,6 +20,7 @@ from bitlaw.ops.examples import arrays_and_blocks, choices_for, grids_of_kinds, 
 from bitlaw.ops.grid import GRID_NUMBERS, INFINITY_BITS, KINDS, NF4
 from bitlaw.ops.op import Shape, op
 from bitlaw.ops.quantize import (
+    MAP,
     check_call,
     check_statistic,
     levels_of,
@@ -178,22 +179,8 @@ def _dequantize_examples(rng):
         yield (codes, *_groups(rng, x, block, kept["kind"]), grid), attributes
 
 
-@op(out=_scaled_out, examples=_scaled_examples)
-def quantize_scaled(
-    x,
-    scale,
-    zero,
-    grid,
-    noise,
-    *,
-    block: int,
-    bits: int,
-    kind: str,
-    scaling: str,
-    rounding: str,
-    estimator: str,
-    hadamard: int,
-):
+@op(out=_scaled_out, examples=_scaled_examples, attributes=MAP)
+def quantize_scaled(x, scale, zero, grid, noise, *, bits: int, **attributes):
     """Packed codes of x for the scales given, and where the gradient passes.
 
         codes = pack_bits(encode(the levels fake_quantize_scaled takes, in units of the scale))
@@ -209,19 +196,8 @@ def quantize_scaled(
     Returns:
         codes: u8[..., ceil(cols bits / 8)], rows starting on a byte; mask: as there
     """
-    levels, flags = levels_of(
-        x,
-        scale,
-        zero,
-        grid,
-        noise,
-        block=block,
-        kind=kind,
-        scaling=scaling,
-        rounding=rounding,
-        estimator=estimator,
-        hadamard=hadamard,
-    )
+    kind = attributes["kind"]
+    levels, flags = levels_of(x, scale, zero, grid, noise, **attributes)
     zeros = zero[:, None, :, None] if kind == "affine" else None
     codes = encode(levels, zeros, _numbers(grid), kind=kind, bits=bits).reshape(x.shape)
     return packed(codes, bits), packed_mask(x, flags)
@@ -243,21 +219,8 @@ def _given(x, grid, noise, *, statistic, **attributes):
     return (1, outs) if statistic == "rms" else None
 
 
-@op(out=_out, examples=_examples, given=_given)
-def quantize(
-    x,
-    grid,
-    noise,
-    *,
-    block: int,
-    bits: int,
-    kind: str,
-    statistic: str,
-    scaling: str,
-    rounding: str,
-    estimator: str,
-    hadamard: int,
-):
+@op(out=_out, examples=_examples, given=_given, attributes=MAP)
+def quantize(x, grid, noise, *, bits: int, statistic: str, **attributes):
     """Packed codes of x, their scales, and where the gradient passes, in one pass.
 
         dequantize(quantize(x)) = fake_quantize(x)    bit for bit, -0 and NaN included
@@ -270,30 +233,8 @@ def quantize(
     Returns:
         codes: u8[..., ceil(cols bits / 8)], rows starting on a byte; scale, zero, mask: as there
     """
-    scale, zero = scale_of(
-        x,
-        grid,
-        block=block,
-        kind=kind,
-        statistic=statistic,
-        scaling=scaling,
-        pruned=False,
-        hadamard=hadamard,
-    )
-    codes, mask = quantize_scaled.definition(
-        x,
-        scale,
-        zero,
-        grid,
-        noise,
-        block=block,
-        bits=bits,
-        kind=kind,
-        scaling=scaling,
-        rounding=rounding,
-        estimator=estimator,
-        hadamard=hadamard,
-    )
+    scale, zero = scale_of(x, grid, statistic=statistic, pruned=False, **attributes)
+    codes, mask = quantize_scaled.definition(x, scale, zero, grid, noise, bits=bits, **attributes)
     return codes, scale, zero, mask
 
 

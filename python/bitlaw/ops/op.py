@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -65,6 +65,8 @@ class Op:
             **attributes) -> None where there is no sum, else the position of the output that may be
             2 ulp from numpy's, and the definition of all outputs given that one.
         alias: (input, output) that may share memory when the call says `in_place=True`.
+        attributes: types of attributes that several ops have, by name, which the definition takes
+            as `**attributes` besides those it lists.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Op:
     host: bool = False
     given: Callable[..., tuple[int, Callable] | None] = lambda *arrays, **attributes: None
     alias: tuple[int, int] | None = None
+    attributes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *arrays: Any, **attributes: Any):
         """Outputs of the op, for numpy arrays compiled numpy, for JAX arrays the primitive."""
@@ -101,7 +104,8 @@ class Op:
     @functools.cached_property
     def attribute_types(self) -> dict[str, Callable]:
         parameters = inspect.signature(self.definition).parameters.values()
-        return {p.name: _READ[p.annotation] for p in parameters if p.kind is p.KEYWORD_ONLY}
+        own = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {name: _READ[kind] for name, kind in {**self.attributes, **own}.items()}
 
     def _read(self, attributes: dict) -> tuple[dict, bool]:
         """Attributes as plain Python values (an np.int32 would poison XLA's attribute cache)."""

@@ -39,6 +39,16 @@ from bitlaw.ops.statistic import (
     statistic_scale,
 )
 
+# Attributes of all ops that map elements, here and in `bitlaw.ops.codes`.
+MAP = {
+    "block": "int",
+    "kind": "str",
+    "scaling": "str",
+    "rounding": "str",
+    "estimator": "str",
+    "hadamard": "int",
+}
+
 
 def check_call(x, grid, noise, *, block, kind, scaling, rounding, estimator, pruned, hadamard):
     check_array(x, block, hadamard)
@@ -108,8 +118,9 @@ def _scaled_examples(rng):
 # ---- definitions -------------------------------------------------------------------------------
 
 
-def scale_of(x, grid, *, block, kind, statistic, scaling, pruned, hadamard):
+def scale_of(x, grid, *, block, kind, statistic, scaling, pruned, hadamard, **of_map):
     """(scale, zero) of the groups of x: the definition of what `fake_quantize` takes."""
+    del of_map
     xp = x.__array_namespace__()
     if statistic == "mse_search":
         groups = groups_of(rotate(x, hadamard), block)
@@ -159,22 +170,8 @@ def packed_mask(x, flags):
     return pack_flags(flags.reshape(x.shape))
 
 
-@op(out=_scaled_out, examples=_scaled_examples, alias=(0, 0))
-def fake_quantize_scaled(
-    x,
-    scale,
-    zero,
-    grid,
-    noise,
-    *,
-    block: int,
-    kind: str,
-    scaling: str,
-    rounding: str,
-    estimator: str,
-    pruned: bool,
-    hadamard: int,
-):
+@op(out=_scaled_out, examples=_scaled_examples, alias=(0, 0), attributes=MAP)
+def fake_quantize_scaled(x, scale, zero, grid, noise, *, pruned: bool, **attributes):
     """Levels of x for the scales given, and where the gradient passes.
 
         inv   = min(1 / scale, FLT_MAX)
@@ -217,24 +214,13 @@ def fake_quantize_scaled(
     Returns:
         y: like x; mask: u8, x's shape but ceil(cols / 8) bytes for cols (none: identity)
     """
-    levels, flags = levels_of(
-        x,
-        scale,
-        zero,
-        grid,
-        noise,
-        block=block,
-        kind=kind,
-        scaling=scaling,
-        rounding=rounding,
-        estimator=estimator,
-        hadamard=hadamard,
-    )
+    levels, flags = levels_of(x, scale, zero, grid, noise, **attributes)
     xp = x.__array_namespace__()
     y = levels * scale[:, None, :, None]
     if pruned:
-        y = xp.where(magnitude_bits(groups_of(x, block)) == 0, np.float32(0), y)
-    y = rotate(y.reshape(x.shape), hadamard)
+        kept = magnitude_bits(groups_of(x, attributes["block"])) != 0
+        y = xp.where(kept, y, np.float32(0))
+    y = rotate(y.reshape(x.shape), attributes["hadamard"])
     return y.astype(x.dtype), packed_mask(x, flags)
 
 
@@ -247,21 +233,8 @@ def _given(x, grid, noise, *, statistic, **attributes):
     return (1, outs) if statistic == "rms" else None
 
 
-@op(out=_out, examples=_examples, given=_given, alias=(0, 0))
-def fake_quantize(
-    x,
-    grid,
-    noise,
-    *,
-    block: int,
-    kind: str,
-    statistic: str,
-    scaling: str,
-    rounding: str,
-    estimator: str,
-    pruned: bool,
-    hadamard: int,
-):
+@op(out=_out, examples=_examples, given=_given, alias=(0, 0), attributes=MAP)
+def fake_quantize(x, grid, noise, *, statistic: str, pruned: bool, **attributes):
     """Levels of x, the scales used, and where the gradient passes, in one pass.
 
         scale, zero = statistic_scale(group_statistic(x))    NaN where NaN or infinity is
@@ -279,28 +252,7 @@ def fake_quantize(
         y: like x; scale: f32[items, cols / block]; zero: as scale of affine grids, else
         f32[items, 0]; mask: as above
     """
-    scale, zero = scale_of(
-        x,
-        grid,
-        block=block,
-        kind=kind,
-        statistic=statistic,
-        scaling=scaling,
-        pruned=pruned,
-        hadamard=hadamard,
-    )
-    y, mask = fake_quantize_scaled.definition(
-        x,
-        scale,
-        zero,
-        grid,
-        noise,
-        block=block,
-        kind=kind,
-        scaling=scaling,
-        rounding=rounding,
-        estimator=estimator,
-        pruned=pruned,
-        hadamard=hadamard,
-    )
+    attributes["pruned"] = pruned
+    scale, zero = scale_of(x, grid, statistic=statistic, **attributes)
+    y, mask = fake_quantize_scaled.definition(x, scale, zero, grid, noise, **attributes)
     return y, scale, zero, mask

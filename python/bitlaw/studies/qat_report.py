@@ -76,6 +76,33 @@ def table(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     return lines
 
 
+def findings(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence per scheme: the fine-tuned model against the two alternatives, seed by seed."""
+    grid, sentences = cells(found), []
+    for scheme in _schemes(grid):
+        tuned = _losses(found, scheme, "fine-tuned")
+        against = []
+        for method, name in (("rounded", "rounding"), ("scratch", "training from scratch")):
+            other = _losses(found, scheme, method)
+            seeds = sorted(tuned.keys() & other.keys())
+            against.append(_verdict(Cell(tuple(tuned[k] / other[k] - 1 for k in seeds)), name))
+        sentences.append(f"{NAMES.get(scheme, scheme)}: fine-tuning ended {' and '.join(against)}.")
+    return sentences
+
+
+def _losses(found: Sequence[dict[str, Any]], scheme: str, method: str) -> dict[int, float]:
+    """By seed, of the runs that did not diverge."""
+    rows = [row for row in found if (row["scheme"], row["method"]) == (scheme, method)]
+    return {row["seed"]: row["loss"] for row in rows if row["loss"] is not None}
+
+
+def _verdict(difference: Cell, other: str) -> str:
+    """One seed, or less than two standard errors, tells nothing."""
+    if math.isnan(difference.error) or abs(difference.mean) < 2 * difference.error:
+        return f"not told apart from {other} ({difference})"
+    return f"{'lower' if difference.mean < 0 else 'higher'} than {other} ({difference})"
+
+
 def _schemes(grid: dict[tuple[str, str], Cell]) -> list[str]:
     """By name; those with a name of their own last."""
     return sorted({scheme for scheme, _ in grid}, key=lambda scheme: (scheme in NAMES, scheme))
@@ -133,11 +160,12 @@ def text(found: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def write(out: Path, found: Sequence[dict[str, Any]], share: float) -> str:
-    """Writes OUT/report.html; returns the table for a terminal.
+def write(out: Path, found: Sequence[dict[str, Any]], share: float, tried: str) -> str:
+    """Writes OUT/report.html; returns the table for a terminal, and below it what was found.
 
     Args:
         share: of the steps of a run that are fine-tuning.
+        tried: how that and the learning rate were chosen.
     """
     seeds = sorted({row["seed"] for row in found})
     first = found[0]
@@ -161,6 +189,7 @@ rounding the dense model's weights, and training with quantized weights from the
         "scales.",
         "The checkpoint that is fine-tuned has seen "
         f"{share:.0%} fewer tokens than the dense model that is rounded.",
+        tried,
         "At this scale these are measurements of the recipe, not reproductions of Gemma 3.",
     ]
     caption = (
@@ -169,10 +198,11 @@ rounding the dense model's weights, and training with quantized weights from the
     )
     sections = [
         opening,
+        *(f"<p>{escape(sentence)}</p>" for sentence in findings(found)),
         page.table(HEADER, table(found)),
         *(f'<p class="notes">{escape(note)}</p>' for note in notes),
         page.figure(1, drawn(found), caption),
     ]
     html = page.document("bitlaw: quantization-aware training", sections)
     rows.write_atomic(out / "report.html", html)
-    return text(found)
+    return "\n".join([text(found), *findings(found)])
