@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 
-from bench import rivals
+from bench import rivals, sparsity
 from bench.cases import cases
 
 DTYPES = {"float32": "f32", "bfloat16": "bf16"}
@@ -71,6 +71,25 @@ def _rivals_table(rows: dict[tuple, dict]) -> list[str]:
     return out
 
 
+def sparsity_table() -> str:
+    """The last row of every case of bench/results/sparsity.jsonl: selections, then steps."""
+    lines = (ROOT / "bench/results/sparsity.jsonl").read_text().splitlines()
+    rows = {row["case"]: row for row in map(json.loads, lines)}
+    rows = [rows[name] for name, _, _ in sparsity.cases() if name in rows]
+    out = ["| mask | ms | reads of the weights | faster than |", "|---|---|---|---|"]
+    for row in rows:
+        if "reads" in row:
+            others = ", ".join(f"{name} {x:.1f}x" for name, x in row["times_faster_than"].items())
+            out.append(f"| {row['case']} | {row['ms']['ours']:.2f} | {row['reads']:.2f} | {others} |")
+    titles = "at an update, ms | between, ms | bare, ms | between / bare"
+    out += ["", f"| AdamW | {titles} |", "|---" * 5 + "|"]
+    for row in rows:
+        if "between / bare" in row:
+            ms = " | ".join(f"{x:.0f}" for x in row["ms"].values())
+            out.append(f"| {row['case']} | {ms} | {row['between / bare']:.2f} |")
+    return "\n".join(out)
+
+
 def study_table() -> str:
     """The printed table of the committed quick run."""
     return "```\n" + (ROOT / "docs/quick/table.txt").read_text().rstrip() + "\n```"
@@ -89,6 +108,7 @@ def fill(text: str, name: str, table: str) -> str:
 def main() -> None:
     text = README.read_text()
     text = fill(text, "ops", ops_table())
+    text = fill(text, "sparsity", sparsity_table())
     text = fill(text, "quick", study_table())
     README.write_text(text)
 

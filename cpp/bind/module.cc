@@ -1,6 +1,7 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
 #include "bind/op.hpp"
 #include "core/bits.hpp"
+#include "core/block.hpp"
 #include "core/dispatch.hpp"
 #include "core/fill.hpp"
 #include "core/formats.hpp"
@@ -51,6 +52,7 @@ PYBIND11_MODULE(_core, m) {
   ops["uniform"] = op<&uniform>();
   ops["pack_bits"] = op<&pack_bits>();
   ops["unpack_bits"] = op<&unpack_bits>();
+  ops["block_sum"] = op<&block_sum<float>, &block_sum<bfloat16>, &block_sum<float16>>();
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>, &top_k_mask<float16>>();
   ops["select_threshold"] =
       op<&select_threshold<float>, &select_threshold<bfloat16>, &select_threshold<float16>>();

@@ -28,19 +28,12 @@ void threshold_mask(const Parallel& par, View<const T, 2> x, View<const float, 1
                     View<uint8_t, 2> mask) {
   const int64_t n = x.shape[1];
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    int64_t left = ties.data[i];
     const int32_t key = threshold.data[i];
     const float by = scale.data[i];
-    if (left == 0)
-      mark(threads, x.item(i), n, mask.item(i),
-           [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
-             on_isa<MarkFrom<T>>(part, m, by, key + 1, flags, out);
-           });
-    else  // the first ones: in order, on one thread
-      mark(Parallel(), x.item(i), n, mask.item(i),
-           [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
-             on_isa<MarkWithTies<T>>(part, m, by, key, &left, flags, out);
-           });
+    if (ties.data[i] == 0)
+      mark_beyond(threads, x.item(i), n, by, key, mask.item(i));
+    else
+      mark_first(threads, x.item(i), n, by, key, key, ties.data[i], mask.item(i));
   });
 }
 

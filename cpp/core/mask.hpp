@@ -19,87 +19,111 @@ struct NmAttrs {
 };
 
 inline constexpr int64_t kMaxGroup = 64;
-// Groups ranked side by side: one key of each in a row of the table below.
-inline constexpr int64_t kSide = 64;
+// Bit j of the code: whether key j is among the n largest of kM, the lowest j first among equals.
+// Every pair is compared once, and one of it counted as the lesser; all counts are bytes.
+template <int kM>
+BITLAW_LEAF uint8_t group_code(const int32_t* key, uint8_t n) {
+  uint8_t losses[kM] = {}, code = 0;
+  BITLAW_UNROLL
+  for (int j = 1; j < kM; ++j) BITLAW_UNROLL
+  for (int i = 0; i < j; ++i) {
+    const uint8_t earlier = key[i] >= key[j];
+    losses[j] += earlier;
+    losses[i] += earlier ^ 1;
+  }
+  BITLAW_UNROLL
+  for (int j = 0; j < kM; ++j) code |= static_cast<uint8_t>((losses[j] < n) << j);
+  return code;
+}
 
-// flags[j][w]: whether key j of group w is among the group's n largest, lowest j first among
-// equals.
-struct RankGroups {
-  BITLAW_LEAF static void run(const int32_t* keys, uint8_t* flags, int64_t n, int64_t m) {
-    for (int64_t j = 0; j < m; ++j) {
-      int32_t rank[kSide] = {};
-      for (int64_t i = 0; i < m; ++i) {
-        const int32_t strict = i < j ? 0 : 1;  // an equal key earlier in the group goes before
-        for (int64_t w = 0; w < kSide; ++w)
-          rank[w] += keys[i * kSide + w] >= keys[j * kSide + w] + strict;
+// Bits of groups of kM = 4 or 8 consecutive elements: a group's are one code.
+template <class T, int kM>
+struct RankAlong {
+  BITLAW_LEAF static void run(const T* x, uint8_t* bits, int64_t groups, int64_t n) {
+    uint8_t codes[kCompared];
+    for (int64_t at = 0; at < groups; at += kCompared) {
+      const int64_t side = groups - at < kCompared ? groups - at : kCompared;
+      const T* from = x + at * kM;
+      BITLAW_LOOP
+      for (int64_t w = 0; w < side; ++w) {
+        int32_t key[kM];
+        BITLAW_UNROLL
+        for (int j = 0; j < kM; ++j) key[j] = selection_key(to_float(from[w * kM + j]));
+        codes[w] = group_code<kM>(key, static_cast<uint8_t>(n));
       }
-      for (int64_t w = 0; w < kSide; ++w) flags[j * kSide + w] = rank[w] < n;
+      pack_codes<kM>(codes, bits + at * kM / 8, side);
     }
   }
 };
 
-// Groups along the columns: kSide groups of m consecutive elements.
+// Bits of kM rows of `cols` columns, a multiple of 8; a group is a column.
 template <class T, int kM>
-struct NmAlong {
-  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t n, int64_t m_any) {
-    const int64_t m = kM ? kM : m_any;
-    int32_t keys[(kM ? kM : kMaxGroup) * kSide];
-    uint8_t ranked[(kM ? kM : kMaxGroup) * kSide];
-    for (int64_t j = 0; j < m; ++j)
-      for (int64_t w = 0; w < kSide; ++w)
-        keys[j * kSide + w] = selection_key(to_float(x[w * m + j]));
-    RankGroups::run(keys, ranked, n, m);
-    for (int64_t w = 0; w < kSide; ++w)
-      for (int64_t j = 0; j < m; ++j) flags[w * m + j] = ranked[j * kSide + w];
-  }
-};
-
-// Groups down the rows: m rows of `cols` columns.
-template <class T, int kM>
-struct NmDown {
-  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t cols, int64_t n, int64_t m_any) {
-    const int64_t m = kM ? kM : m_any;
-    int32_t keys[(kM ? kM : kMaxGroup) * kSide];
-    uint8_t ranked[(kM ? kM : kMaxGroup) * kSide];
-    for (int64_t c = 0; c < cols; c += kSide) {
-      const int64_t side = cols - c < kSide ? cols - c : kSide;
-      for (int64_t j = 0; j < m; ++j)
-        for (int64_t w = 0; w < kSide; ++w)
-          keys[j * kSide + w] = w < side ? selection_key(to_float(x[j * cols + c + w])) : 0;
-      RankGroups::run(keys, ranked, n, m);
-      for (int64_t j = 0; j < m; ++j)
-        for (int64_t w = 0; w < side; ++w) flags[j * cols + c + w] = ranked[j * kSide + w];
+struct RankDown {
+  BITLAW_LEAF static void run(const T* x, uint8_t* bits, int64_t cols, int64_t n) {
+    uint8_t codes[kCompared], flags[kCompared];
+    for (int64_t at = 0; at < cols; at += kCompared) {
+      const int64_t side = cols - at < kCompared ? cols - at : kCompared;
+      BITLAW_LOOP
+      for (int64_t w = 0; w < side; ++w) {
+        int32_t key[kM];
+        BITLAW_UNROLL
+        for (int j = 0; j < kM; ++j) key[j] = selection_key(to_float(x[j * cols + at + w]));
+        codes[w] = group_code<kM>(key, static_cast<uint8_t>(n));
+      }
+      for (int j = 0; j < kM; ++j) {
+        for (int64_t w = 0; w < side; ++w) flags[w] = codes[w] >> j & 1;
+        pack_flags(flags, bits + (j * cols + at) / 8, side);
+      }
     }
   }
 };
 
-// Flags of `length` consecutive elements, a multiple of the group's size.
+// Flags of any groups, by a table of keys and one of counts.
+template <class T, bool kAlong>
+struct RankAny {
+  static constexpr int64_t kSide = 64;
+  BITLAW_LEAF static void run(const T* x, uint8_t* flags, int64_t groups, int64_t cols, int64_t n,
+                              int64_t m) {
+    int32_t keys[kMaxGroup * kSide];
+    uint8_t losses[kMaxGroup * kSide];
+    const auto most = static_cast<uint8_t>(n);
+    for (int64_t at = 0; at < groups; at += kSide) {
+      const int64_t side = groups - at < kSide ? groups - at : kSide;
+      const T* from = x + (kAlong ? at * m : at);
+      uint8_t* to = flags + (kAlong ? at * m : at);
+      for (int64_t i = 0; i < m * kSide; ++i) keys[i] = losses[i] = 0;
+      for (int64_t j = 0; j < m; ++j)
+        for (int64_t w = 0; w < side; ++w)
+          keys[j * kSide + w] = selection_key(to_float(from[kAlong ? w * m + j : j * cols + w]));
+      for (int64_t j = 1; j < m; ++j)
+        for (int64_t i = 0; i < j; ++i)
+          for (int64_t w = 0; w < kSide; ++w) {
+            const uint8_t earlier = keys[i * kSide + w] >= keys[j * kSide + w];
+            losses[j * kSide + w] += earlier;
+            losses[i * kSide + w] += earlier ^ 1;
+          }
+      for (int64_t j = 0; j < m; ++j)
+        for (int64_t w = 0; w < side; ++w)
+          to[kAlong ? w * m + j : j * cols + w] = losses[j * kSide + w] < most;
+    }
+  }
+};
+
+// Bits of `length` consecutive elements, whole groups; flags is scratch of that size.
 template <class T>
-void nm_flags(const T* x, uint8_t* flags, int64_t length, int64_t cols, NmAttrs a) {
-  const auto run = [&]<int kM>() {
-    if (a.along_rows) {
-      for (int64_t at = 0; at < length; at += a.m * cols)
-        on_isa<NmDown<T, kM>>(x + at, flags + at, cols, a.n, a.m);
-      return;
-    }
-    const int64_t step = a.m * kSide, whole = length / step * step;
-    for (int64_t at = 0; at < whole; at += step)
-      on_isa<NmAlong<T, kM>>(x + at, flags + at, a.n, a.m);
-    if (whole < length) {  // the last groups, padded
-      T padded[kMaxGroup * kSide] = {};
-      uint8_t padded_flags[kMaxGroup * kSide];
-      std::copy(x + whole, x + length, padded);
-      on_isa<NmAlong<T, kM>>(static_cast<const T*>(padded), static_cast<uint8_t*>(padded_flags),
-                             a.n, a.m);
-      std::copy_n(padded_flags, length - whole, flags + whole);
-    }
+void nm_bits(const T* x, uint8_t* flags, uint8_t* bits, int64_t length, int64_t cols, NmAttrs a) {
+  const auto fixed = [&]<int kM>() {
+    if (!a.along_rows) return on_isa<RankAlong<T, kM>>(x, bits, length / kM, a.n);
+    for (int64_t at = 0; at < length; at += kM * cols)
+      on_isa<RankDown<T, kM>>(x + at, bits + at / 8, cols, a.n);
   };
-  if (a.m == 4)
-    run.template operator()<4>();
-  else if (a.m == 8)
-    run.template operator()<8>();
-  else
-    run.template operator()<0>();
+  const bool bytes = !a.along_rows || cols % 8 == 0;  // what is written begins on a byte
+  if (bytes && a.m == 4) return fixed.template operator()<4>();
+  if (bytes && a.m == 8) return fixed.template operator()<8>();
+  if (!a.along_rows) on_isa<RankAny<T, true>>(x, flags, length / a.m, cols, a.n, a.m);
+  for (int64_t at = 0; a.along_rows && at < length; at += a.m * cols)
+    on_isa<RankAny<T, false>>(x + at, flags + at, cols, cols, a.n, a.m);
+  on_isa<PackFlags>(static_cast<const uint8_t*>(flags), bits, length);
 }
 
 template <class T>
@@ -122,11 +146,10 @@ void nm_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask, NmA
   const int64_t unit = std::min(length, std::max(step, int64_t{8192} / step * step));
   const int64_t units = (length + unit - 1) / unit;
   par(x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> flags(unit);
+    const auto flags = std::make_unique_for_overwrite<uint8_t[]>(unit);
     for (int64_t u = begin; u < end; ++u) {
       const int64_t first = u % units * unit, n = std::min(unit, length - first);
-      nm_flags(x.item(u / units) + first, flags.data(), n, cols, a);
-      on_isa<PackFlags>(flags.data(), mask.item(u / units) + first / 8, n);
+      nm_bits(x.item(u / units) + first, flags.get(), mask.item(u / units) + first / 8, n, cols, a);
     }
   });
 }

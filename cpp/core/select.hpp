@@ -9,6 +9,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -32,6 +33,8 @@ inline constexpr int64_t kBins = int64_t{1} << kBinBits;
 inline constexpr int64_t kCollected = 1 << 16;
 // Up to here a copy of the keys is smaller than a histogram.
 inline constexpr int64_t kCopied = 16 * 1024;
+// From here a larger sample costs less than the elements that a wider range holds.
+inline constexpr int64_t kWideSample = 1 << 24;
 
 // Keys lo + (b << shift) + 0 .. (1 << shift) - 1 belong to bin b of kBins.
 struct Range {
@@ -49,89 +52,98 @@ struct Range {
 };
 inline constexpr Range kAllKeys{0, 31 - kBinBits};
 
+// Packs n <= kCompared flags into whole words, spare bits 0; returns how many are set.
+BITLAW_LEAF int64_t packed_count(const uint8_t* flags, int64_t n, uint64_t* bits) {
+  for (int64_t w = n / 64; w < (n + 63) / 64; ++w) bits[w] = 0;
+  pack_flags(flags, reinterpret_cast<uint8_t*>(bits), n);
+  int64_t count = 0;
+  for (int64_t w = 0; w < (n + 63) / 64; ++w) count += __builtin_popcountll(bits[w]);
+  return count;
+}
+
 // Key of |x| times a positive scale.
 template <class T>
 BITLAW_LEAF int32_t scaled_key(T x, float scale) {
   return selection_key(to_float(x) * scale);
 }
 
+// body(i) for every bit i that is set among the first n.
+template <class Body>
+BITLAW_LEAF void each_bit(const uint64_t* bits, int64_t n, const Body& body) {
+  for (int64_t w = 0; w < (n + 63) / 64; ++w)
+    for (uint64_t set = bits[w]; set; set &= set - 1) body(64 * w + __builtin_ctzll(set));
+}
+
+// At most this many keys are compared at a time; the loops below vectorise, unless conditions join.
+inline constexpr int64_t kCompared = 512;
+inline constexpr int64_t kComparedWords = kCompared / 64;
+
+// bits[i] = key > last, for n <= kCompared; returns how many.
+template <class T>
+BITLAW_LEAF int64_t bits_beyond(const T* x, int64_t n, float scale, int32_t last, uint64_t* bits) {
+  uint8_t flags[kCompared];
+  BITLAW_LOOP
+  for (int64_t i = 0; i < n; ++i) flags[i] = scaled_key(x[i], scale) > last;
+  return packed_count(flags, n, bits);
+}
+
+// bits[i] = first <= key <= last, for n <= kCompared; returns how many.
+template <class T>
+BITLAW_LEAF int64_t bits_within(const T* x, int64_t n, float scale, int32_t first, int32_t last,
+                                uint64_t* bits) {
+  uint8_t flags[kCompared];
+  const auto width = static_cast<uint32_t>(last - first);
+  BITLAW_LOOP
+  for (int64_t i = 0; i < n; ++i)
+    flags[i] = static_cast<uint32_t>(scaled_key(x[i], scale) - first) <= width;
+  return packed_count(flags, n, bits);
+}
+
 // Adds to *above the keys beyond the range, to bins those inside.
 template <class T>
 struct CountRange {
-  static constexpr int64_t kGroup = 512;
-
   BITLAW_LEAF static void run(const T* x, int64_t n, float scale, Range range, int32_t last,
                               int64_t* above, int32_t* bins) {
-    uint8_t inside[kGroup];
-    for (int64_t i = 0; i < n; i += kGroup) {
-      const int64_t m = n - i < kGroup ? n - i : kGroup;
-      uint64_t bits[kGroup / 64] = {};
-      int32_t over = 0, zeros = 0;
-      for (int64_t j = 0; j < m; ++j) {
-        const int32_t key = scaled_key(x[i + j], scale);
-        over += key > last;
-        zeros += key == kZeroKey;
-        inside[j] = (key >= range.lo) & (key <= last) & (key != kZeroKey);
-      }
-      *above += over;
-      // Pruned weights are many, and all in one bin.
-      if (zeros && range.lo <= kZeroKey && kZeroKey <= last) bins[range.bin(kZeroKey)] += zeros;
-      pack_flags(inside, reinterpret_cast<uint8_t*>(bits), m);
+    uint64_t bits[kComparedWords];
+    // Pruned weights are many, and all in one bin, as NaN would be: those are not visited.
+    const int32_t first = range.lo > kZeroKey ? range.lo : kZeroKey + 1;
+    for (int64_t i = 0; i < n; i += kCompared) {
+      const int64_t m = n - i < kCompared ? n - i : kCompared;
+      *above += bits_beyond(x + i, m, scale, last, bits);
+      for (int32_t key = range.lo; key < first && key <= last; ++key)
+        bins[range.bin(key)] += static_cast<int32_t>(bits_within(x + i, m, scale, key, key, bits));
+      if (first > last || !bits_within(x + i, m, scale, first, last, bits)) continue;
       // Few are inside a narrow range: visit the set bits.
-      for (int64_t w = 0; w < kGroup / 64; ++w)
-        for (uint64_t set = bits[w]; set; set &= set - 1)
-          ++bins[range.bin(scaled_key(x[i + 64 * w + __builtin_ctzll(set)], scale))];
+      each_bit(bits, m, [&](int64_t j) { ++bins[range.bin(scaled_key(x[i + j], scale))]; });
     }
   }
 };
 
-// flags[i] = key >= threshold
+// beyond[i] = key > last; within[i] = first <= key <= last, in whole words; adds those to *found.
 template <class T>
-struct MarkFrom {
-  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t threshold, uint8_t* flags,
-                              uint8_t* bits) {
-    BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) flags[i] = scaled_key(x[i], scale) >= threshold;
-    pack_flags(flags, bits, n);
+struct MarkRange {
+  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t first, int32_t last,
+                              uint8_t* beyond, uint64_t* within, int64_t* found) {
+    for (int64_t i = 0; i < n; i += kCompared) {
+      const int64_t m = n - i < kCompared ? n - i : kCompared;
+      uint64_t bits[kComparedWords];
+      bits_beyond(x + i, m, scale, last, bits);
+      std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
+      *found += bits_within(x + i, m, scale, first, last, within + i / 64);
+    }
   }
 };
 
-// The same of keys beyond `last`; equal[i] = first <= key <= last, and their number.
+// bits[i] = key > last
 template <class T>
 struct MarkBeyond {
-  BITLAW_LEAF static void run(const T* x, int64_t n, int32_t first, int32_t last, uint8_t* flags,
-                              uint8_t* bits, uint8_t* equal, int64_t* found) {
-    int32_t count = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const int32_t key = selection_key(to_float(x[i]));
-      flags[i] = key > last;
-      equal[i] = (key >= first) & (key <= last);
-      count += (key >= first) & (key <= last);
+  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t last, uint8_t* beyond) {
+    for (int64_t i = 0; i < n; i += kCompared) {
+      const int64_t m = n - i < kCompared ? n - i : kCompared;
+      uint64_t bits[kComparedWords];
+      bits_beyond(x + i, m, scale, last, bits);
+      std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
     }
-    pack_flags(flags, bits, n);
-    *found = count;
-  }
-};
-
-// Of the keys equal to the threshold only the first *ties are marked, which is counted down.
-template <class T>
-struct MarkWithTies {
-  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t threshold, int64_t* ties,
-                              uint8_t* flags, uint8_t* bits) {
-    if (*ties == 0) return MarkFrom<T>::run(x, n, scale, threshold + 1, flags, bits);
-    int64_t equal = 0;
-    for (int64_t i = 0; i < n; ++i) equal += scaled_key(x[i], scale) == threshold;
-    if (equal <= *ties) {
-      *ties -= equal;
-      return MarkFrom<T>::run(x, n, scale, threshold, flags, bits);
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      const int32_t key = scaled_key(x[i], scale);
-      const bool tie = (key == threshold) & (*ties > 0);
-      *ties -= tie;
-      flags[i] = (key > threshold) | tie;
-    }
-    pack_flags(flags, bits, n);
   }
 };
 
@@ -168,29 +180,32 @@ Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Ran
   return total;
 }
 
-// The range that holds the keep-th largest of n keys, six standard errors to either side, if a
+// The range that holds the keep-th largest of n keys, five standard errors to either side, if a
 // sample may be trusted.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
-  constexpr int64_t kSample = 8192;
-  std::vector<int32_t> keys(kSample);
+  const int64_t sample = n < kWideSample ? 8192 : 32768;
+  std::vector<int32_t> keys(sample);
   uint64_t at = 0;  // golden-ratio steps: no period of the data is met
   for (int32_t& key : keys) {
     key = selection_key(to_float(x[(static_cast<unsigned __int128>(at) * n) >> 64]));
     at += 0x9e3779b97f4a7c15ull;
   }
+  const auto drawn = static_cast<double>(sample);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
-  const auto margin = static_cast<int64_t>(6 * std::sqrt(kSample * share * (1 - share))) + 8;
-  const auto rank = static_cast<int64_t>(share * kSample);
+  const auto margin = static_cast<int64_t>(5 * std::sqrt(drawn * share * (1 - share))) + 8;
+  const auto rank = static_cast<int64_t>(share * drawn);
+  int64_t sorted = 0;  // the largest so many are before the others
   const auto key_at = [&](int64_t r, int32_t beyond) {
-    if (r < 0 || r >= kSample) return beyond;
-    std::nth_element(keys.begin(), keys.begin() + r, keys.end(), std::greater<>());
+    if (r < 0 || r >= sample) return beyond;
+    std::nth_element(keys.begin() + sorted, keys.begin() + r, keys.end(), std::greater<>());
+    sorted = r;
     return keys[r];
   };
-  const int32_t hi = key_at(rank - margin, kKeys - 1);
+  const int32_t hi = key_at(rank - margin, kKeys - 1), middle = key_at(rank, 0);
   int32_t lo = key_at(rank + margin, 0);
   // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
-  if (lo == kZeroKey && key_at(rank, 0) > kZeroKey) {
+  if (lo == kZeroKey && middle > kZeroKey) {
     for (const int32_t key : keys) lo = key > kZeroKey && (lo == kZeroKey || key < lo) ? key : lo;
     lo = std::max(kZeroKey + 1, lo - (1 << 22));
   }
@@ -218,6 +233,14 @@ Bin small_bin(const T* x, int64_t n, int64_t keep) {
   return {key, key, equal(0, n), equal(0, keep)};
 }
 
+// Keys of narrow types are 2^this apart, or more: bins need not be finer.
+template <class T>
+inline constexpr int kKeySpacing = 0;
+template <>
+inline constexpr int kKeySpacing<bfloat16> = 16;
+template <>
+inline constexpr int kKeySpacing<float16> = 13;
+
 // By histograms, until a bin of more than one key holds at most `crowd`; `keep` >= 1.
 template <class T>
 Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int64_t crowd) {
@@ -229,7 +252,7 @@ Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int6
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  while (range.shift > 0 && h.bins[bin] > crowd) {
+  while (range.shift > kKeySpacing<T> && h.bins[bin] > crowd) {
     range = range.inside(bin);
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
@@ -238,14 +261,22 @@ Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int6
           left};
 }
 
-// leaf(first element, how many, 8192 bytes of scratch, bytes of the mask) for stretches of x.
+// leaf(first element, how many, bytes of the mask) for stretches of x, handed out in order.
+inline constexpr int64_t kMarked = 8192;  // a multiple of 64: threads write different bytes
 template <class T, class Leaf>
 void mark(const Parallel& par, const T* x, int64_t n, uint8_t* mask, const Leaf& leaf) {
-  constexpr int64_t kUnit = 8192;  // a multiple of 8, so that threads write different bytes
-  par((n + kUnit - 1) / kUnit, kSerial / kUnit, [&](int64_t begin, int64_t end) {
-    uint8_t flags[kUnit];
+  par((n + kMarked - 1) / kMarked, kSerial / kMarked, [&](int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u)
-      leaf(x + u * kUnit, std::min(kUnit, n - u * kUnit), flags, mask + u * (kUnit / 8));
+      leaf(x + u * kMarked, std::min(kMarked, n - u * kMarked), mask + u * (kMarked / 8));
+  });
+}
+
+// Marks keys beyond `last`.
+template <class T>
+void mark_beyond(const Parallel& par, const T* x, int64_t n, float scale, int32_t last,
+                 uint8_t* bits) {
+  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
+    on_isa<MarkBeyond<T>>(part, m, scale, last, out);
   });
 }
 
@@ -259,19 +290,40 @@ void mark_collecting(const Parallel& par, const T* x, int64_t n, const Bin& bin,
   };
   std::vector<Found> all;
   std::mutex mutex;
-  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
-    uint8_t equal[8192];
+  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
+    uint64_t within[kMarked / 64];
     int64_t found = 0;
-    on_isa<MarkBeyond<T>>(part, m, bin.first, bin.last, flags, out, static_cast<uint8_t*>(equal),
-                          &found);
+    on_isa<MarkRange<T>>(part, m, 1.0f, bin.first, bin.last, out, within, &found);
     if (!found) return;
     std::lock_guard lock(mutex);  // the order they are found in is lost below
-    for (int64_t i = 0; i < m; ++i)
-      if (equal[i]) all.push_back({selection_key(to_float(part[i])), part - x + i});
+    each_bit(within, m,
+             [&](int64_t i) { all.push_back({selection_key(to_float(part[i])), part - x + i}); });
   });
   std::nth_element(all.begin(), all.begin() + (bin.take - 1), all.end());
   for (int64_t i = 0; i < bin.take; ++i)
     bits[all[i].index / 8] |= static_cast<uint8_t>(1u << (all[i].index % 8));
+}
+
+// Marks keys beyond `last`, and the first `ties` of keys first to last. Stretches are compared side
+// by side and take their ties in turn: the one whose turn it is has begun, so waiting ends.
+template <class T>
+void mark_first(const Parallel& par, const T* x, int64_t n, float scale, int32_t first,
+                int32_t last, int64_t ties, uint8_t* bits) {
+  std::atomic<int64_t> turn{0};
+  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
+    uint64_t within[kMarked / 64];
+    int64_t found = 0;
+    on_isa<MarkRange<T>>(part, m, scale, first, last, out, within, &found);
+    const int64_t me = (part - x) / kMarked;
+    while (turn.load(std::memory_order_acquire) != me) std::this_thread::yield();
+    int64_t mine = std::min(ties, found);
+    ties -= mine;
+    turn.store(me + 1, std::memory_order_release);
+    if (mine == 0) return;
+    each_bit(within, m, [&](int64_t i) {
+      if (mine > 0) --mine, out[i / 8] |= static_cast<uint8_t>(1u << (i % 8));
+    });
+  });
 }
 
 template <class T>
@@ -280,18 +332,13 @@ void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, u
     std::fill_n(bits, bytes_of_bits(n), uint8_t{0});
     return;
   }
-  Bin bin = n <= kCopied ? small_bin(x, n, keep) : histogram_bin(par, x, n, keep, kCollected);
-  if (bin.take == bin.count) {
-    mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
-      on_isa<MarkFrom<T>>(part, m, 1.0f, bin.first, flags, out);
-    });
-  } else if (bin.count <= kCollected) {
+  const Bin bin = n <= kCopied ? small_bin(x, n, keep) : histogram_bin(par, x, n, keep, kCollected);
+  if (bin.take == bin.count)
+    mark_beyond(par, x, n, 1.0f, bin.first - 1, bits);
+  else if (bin.count <= kCollected)
     mark_collecting(par, x, n, bin, bits);
-  } else {  // one crowded key, of which the lowest indices: in order, on one thread
-    mark(Parallel(), x, n, bits, [&](const T* part, int64_t m, uint8_t* flags, uint8_t* out) {
-      on_isa<MarkWithTies<T>>(part, m, 1.0f, bin.first, &bin.take, flags, out);
-    });
-  }
+  else  // one crowded key
+    mark_first(par, x, n, 1.0f, bin.first, bin.last, bin.take, bits);
 }
 
 inline void require_counts(View<const int32_t, 1> keep, int64_t n) {

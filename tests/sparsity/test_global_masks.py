@@ -88,16 +88,17 @@ def test_normalized_magnitudes_are_divided_by_their_leafs_norm(normalize):
     assert differ <= 4  # a norm's last bits may swap neighbours at the threshold
 
 
-@pytest.mark.parametrize("rounding", [None, 2])
-def test_shards_of_a_mesh_give_the_masks_of_the_whole_without_gathering(rounding):
+@pytest.mark.parametrize(("rounding", "axes"), [(None, "d"), (2, "d"), (2, ("d", "e"))])
+def test_shards_of_a_mesh_give_the_masks_of_the_whole_without_gathering(rounding, axes):
     it = jax.tree.map(jnp.asarray, tree(4, rounding))
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    kind = {"axis_types": (AxisType.Auto,) * len(axes)}
+    mesh = jax.make_mesh((4,) if axes == "d" else (2, 2), axes, **kind)
     local = lambda it: jax.tree.map(
         lambda m: m.to_bool(),
-        bitlaw.global_masks(it, 0.9, axis_name="d"),
+        bitlaw.global_masks(it, 0.9, axis_name=axes),
         is_leaf=lambda x: isinstance(x, bitlaw.BitMask),
     )
-    run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P("d"), out_specs=P("d")))
+    run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(axes), out_specs=P(axes)))
     for got, want in zip(
         jax.tree.leaves(run(it)), bools(bitlaw.global_masks(it, 0.9)), strict=True
     ):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitlaw.ops.block import block_sum
 from bitlaw.ops.transposable import tile_patterns
 from bitlaw.sparsity import NM, Block, Channel, Cubic, Unstructured, transposable_mask
 
@@ -94,6 +95,20 @@ def test_blocks_are_kept_whole_by_the_sum_of_their_magnitudes():
     assert set(blocks.sum(1)) == {0, 12} and blocks.any(1).sum() == 5
     sums = np.abs(x).reshape(2, 2, 4, 4, 3).swapaxes(2, 3).reshape(-1, 12).sum(1)
     assert sums[blocks.any(1)].min() > sums[~blocks.any(1)].max()
+
+
+@pytest.mark.parametrize("scale", [1, 1e-40])
+def test_block_sums_and_so_their_masks_have_the_same_bits_through_both_doors(scale):
+    """Blocks of the same numbers in any order: the last bit of a sum decides between them."""
+    tiles = RNG.permuted(np.tile(normal(96) * np.float32(scale), (200, 1)), axis=1)
+    x = tiles.reshape(4, 50, 12, 8).swapaxes(1, 2).reshape(48, 400)
+    pattern, keep = Block(12, 8), 40 * 96
+    mask = lambda x: pattern.mask(x, keep).to_bool()
+    np.testing.assert_array_equal(jax.jit(mask)(jnp.asarray(x)), mask(x))
+    sums = block_sum(x[None], rows=12, cols=8).ravel()
+    exact = np.abs(tiles.astype(np.float64)).sum(1)
+    naive = np.cumsum(np.abs(tiles), axis=1)[:, -1]  # f32, one after another
+    assert np.abs(sums - exact).max() <= 2 * np.abs(naive - exact).max()
 
 
 @pytest.mark.parametrize("axis", [-1, -2])

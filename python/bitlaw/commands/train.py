@@ -65,6 +65,7 @@ class Train:
 
     def _check_folders(self, model) -> None:
         """Raises ValueError if there is no checkpoint of this model, or something in its place."""
+        from bitlaw.studies import run
         from bitlaw.train import checkpoint
 
         if self.save and self.save.exists():
@@ -73,3 +74,5 @@ class Train:
             theirs = checkpoint.read_meta(self.init).get("model")
             if theirs != asdict(model):
                 raise ValueError(f"init must be a checkpoint of {asdict(model)}, got {theirs}")
+            run.row_of(self.init)
+            checkpoint.read_digest(self.init)

@@ -2,6 +2,7 @@
 
 from bitlaw.ops import (
     bits,
+    block,
     codes,
     dispatch,
     hadamard,
@@ -23,6 +24,7 @@ __all__ = [
     "OPS",
     "Op",
     "bits",
+    "block",
     "codes",
     "dispatch",
     "hadamard",

@@ -30,7 +30,8 @@ def _nm_examples(rng):
     for shape, n, m, along_rows in [
         ((0, 4, 4), 2, 4, True), ((2, 3, 8), 2, 4, False), ((2, 8, 3), 2, 4, True),
         ((1, 5, 63), 1, 7, False), ((3, 128, 5), 33, 64, True), ((1, 200, 400), 2, 4, True),
-        ((1, 300, 304), 4, 8, False), ((2, 6, 6), 1, 1, True), ((1, 40, 1000), 3, 5, False),
+        ((1, 300, 304), 4, 8, False), ((2, 16, 520), 3, 8, True), ((1, 4, 2100), 1, 4, False),
+        ((2, 6, 6), 1, 1, True), ((1, 40, 1000), 3, 5, False),
     ]:  # fmt: skip
         x = np.round(rng.normal(size=shape) * 4).astype(np.float32)  # full of ties
         x[rng.random(shape) < 0.02] = np.nan

@@ -45,6 +45,10 @@ def _top_k_examples(rng):
     for x in [np.zeros(n), np.full(n, -2.5), np.full(n, np.nan), rng.integers(-3, 4, n) * 1e-40]:
         x = np.stack([x, np.roll(x, 1)]).astype(np.float32)
         yield (x, np.array([n // 3, n], np.int32)), {}
+    x = rng.integers(-2, 3, (2, 300_001)).astype(np.float32)  # two crowded keys, and zeros
+    for keep in (70_001, 200_002, 250_003):
+        yield (x, np.full(2, keep, np.int32)), {}
+        yield (x.astype(ml_dtypes.bfloat16), np.full(2, keep, np.int32)), {}
     x = rng.normal(size=(2, n)).astype(np.float32)
     x[:, rng.integers(0, n, 900)] = np.nan
     x[:, rng.integers(0, n, 900)] = -np.inf

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bitlaw.ops import transposable
+from bitlaw.ops import block, transposable
 from bitlaw.sparsity.masks import BitMask, nm_mask, top_k_mask
 from bitlaw.sparsity.schedules import Schedule
 
@@ -78,10 +78,7 @@ class NM:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Blocks of rows x cols of the last two axes, by the sum of their |scores|.
-
-    The sum is XLA's or numpy's own: blocks that are equal but for rounding may go either way.
-    """
+    """Blocks of rows x cols of the last two axes, by the sum of their |scores| (`block_sum`)."""
 
     rows: int
     cols: int
@@ -108,9 +105,10 @@ class Block:
         """The mask of the keep / (rows * cols) blocks of largest sum of |scores|."""
         grid = self._grid(scores.shape)
         xp = jnp if isinstance(scores, jax.Array) else np
-        sums = xp.abs(scores.astype(np.float32)).reshape(grid).sum(axis=(2, 4))
+        flat = scores.reshape(1, grid[0] * scores.shape[-2], scores.shape[-1])
+        sums = block.block_sum(flat, rows=self.rows, cols=self.cols)
         kept = top_k_mask(sums, keep // (self.rows * self.cols)).to_bool()
-        spread = xp.broadcast_to(kept[:, :, None, :, None], grid)
+        spread = xp.broadcast_to(kept.reshape(grid[0], grid[1], 1, grid[3], 1), grid)
         return BitMask.of(spread.reshape(scores.shape))
 
     def __str__(self) -> str:

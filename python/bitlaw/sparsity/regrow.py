@@ -15,19 +15,17 @@ from bitlaw.sparsity.masks import BitMask, top_k_mask
 from bitlaw.sparsity.patterns import Unstructured
 from bitlaw.sparsity.schedules import OneShot
 from bitlaw.sparsity.scores import magnitude, random
-from bitlaw.sparsity.targets import Distribution
-from bitlaw.sparsity.updates import (
-    PrunedState,
-    Rule,
+from bitlaw.sparsity.selection import (
     Select,
     Selection,
     at_update,
     is_matrix,
-    masked_update,
     over_masks,
     padded,
     scores_of,
 )
+from bitlaw.sparsity.targets import Distribution
+from bitlaw.sparsity.updates import PrunedState, Rule, masked_update
 
 
 @dataclasses.dataclass(frozen=True)

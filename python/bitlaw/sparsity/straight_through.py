@@ -16,10 +16,7 @@ import optax
 from bitlaw.sparsity.masks import BitMask
 from bitlaw.sparsity.patterns import NM, Pattern, Unstructured
 from bitlaw.sparsity.schedules import OneShot, Schedule
-from bitlaw.sparsity.targets import Distribution
-from bitlaw.sparsity.updates import (
-    PrunedState,
-    Rule,
+from bitlaw.sparsity.selection import (
     Select,
     Selection,
     at_update,
@@ -28,6 +25,8 @@ from bitlaw.sparsity.updates import (
     over_masks,
     selection_of,
 )
+from bitlaw.sparsity.targets import Distribution
+from bitlaw.sparsity.updates import PrunedState, Rule, when
 
 
 def ste(
@@ -146,7 +145,7 @@ def _behind(
         begun = jnp.sum((steps >= 0) & (steps <= count))
         scores = over_masks(lambda m, w: w, full, dense)
         make = lambda _: selection.masks(scores, at_update(keep, begun - 1))
-        return jax.lax.cond(begun > 0, make, lambda _: full, None)
+        return when(begun > 0, make, full)
 
     def init(params):
         steps, keep = jax.tree.map(jnp.asarray, selection.tables(params, schedule, distribution))

@@ -8,27 +8,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from bitlaw.sparsity.global_masks import masks_keeping
 from bitlaw.sparsity.masks import BitMask
-from bitlaw.sparsity.patterns import NM, Pattern, Unstructured
+from bitlaw.sparsity.patterns import Pattern, Unstructured
 from bitlaw.sparsity.schedules import OneShot, Schedule
-from bitlaw.sparsity.scores import Score, score_of
-from bitlaw.sparsity.targets import Distribution, distribute
+from bitlaw.sparsity.scores import score_of
+from bitlaw.sparsity.selection import (
+    Select,
+    after,
+    at_update,
+    is_matrix,
+    mask_or_none,
+    one_of,
+    over_masks,
+    scores_of,
+    selection_of,
+)
+from bitlaw.sparsity.targets import Distribution
 
 try:
     import optax
 except ImportError as error:
     raise ImportError("bitlaw.sparsity needs optax: pip install 'bitlaw[train]'") from error
 
-# Tables are padded to a multiple of this, so that schedules of like length share one program.
-_TABLE = 64
-
-SCOPES = ("layer", "global")
 MOMENTS = ("keep", "mask", "reset_regrown")
 GRADS = ("dense", "masked")
-Select = Callable[[tuple, Any], bool]
 
 
 @jax.tree_util.register_static
@@ -66,12 +70,6 @@ class PrunedState(NamedTuple):
     rule: Rule
     dense: Any = None
     scale: Any = None
-
-
-def is_matrix(path: tuple, leaf: Any) -> bool:
-    """Whether a leaf has two or more axes: what is pruned by default."""
-    del path
-    return jnp.ndim(leaf) >= 2
 
 
 def pruned(
@@ -114,8 +112,8 @@ def pruned(
         seed: of random scores.
     """
     selection = selection_of(select, pattern, scope, distribution, normalize)
-    _one_of("moments", moments, MOMENTS)
-    _one_of("grads", grads, GRADS)
+    one_of("moments", moments, MOMENTS)
+    one_of("grads", grads, GRADS)
     score = score_of(scores)
 
     def refreshed(masks, counts, params, gradients, key):
@@ -123,7 +121,7 @@ def pruned(
         scored = scores_of(score, masks, params, gradients, key)
         competing = lambda m, s: jnp.where(m.to_bool(), s, jnp.zeros_like(s))
         scored = over_masks(competing, masks, scored)
-        return selection.masks(scored, counts)
+        return selection.masks(scored, counts, one_by_one=True)
 
     def init(params):
         steps, keep = jax.tree.map(jnp.asarray, selection.tables(params, schedule, distribution))
@@ -178,157 +176,48 @@ def masked_update(
         change, _ = run(updates, state.inner, params, **extra)
         new = jax.tree.map(lambda p, u: p + u, params, change)
         counts = at_update(state.keep, jnp.argmax(due))
-        return refreshed(masks, counts, new, gradients, key)
+        new = refreshed(masks, counts, new, gradients, key)
+        return new, over_masks(lambda m, o: BitMask(m.bits & o.bits, m.shape), new, masks)
 
-    masks = jax.lax.cond(due.any(), refresh, lambda masks: masks, state.masks)
+    masks, kept = when(due.any(), lambda now: refresh(now[0]), (state.masks, state.masks))
     updates, inner = run(_after(masks, updates), state.inner, params, **extra)
 
-    def masked(m, old, p, u):
+    def masked(m, p, u):
         # The sum p + u is what the caller forms: -p makes it exactly zero. What regrows is zero
         # already, and starts so.
-        return jnp.where(BitMask(m.bits & old.bits, m.shape).to_bool(), u, -p)
+        return jnp.where(m.to_bool(), u, -p)
 
-    updates = over_masks(masked, masks, state.masks, params, updates, last=True)
+    updates = over_masks(masked, kept, params, updates, last=True)
     if moments == "mask":
         zeroed = lambda m, x: jnp.where(m.to_bool(), x, jnp.zeros_like(x))
-        inner = on_moments(zeroed, inner, params, masks)
+        inner = on_moments(zeroed, inner, masks)
     elif moments == "reset_regrown":
         pairs = over_masks(lambda m, old: BitMask(m.bits & ~old.bits, m.shape), masks, state.masks)
         zeroed = lambda grown, x: jnp.where(grown.to_bool(), jnp.zeros_like(x), x)
-        inner = jax.lax.cond(
-            due.any(), lambda i: on_moments(zeroed, i, params, pairs), lambda i: i, inner
-        )
+        inner = when(due.any(), lambda i: on_moments(zeroed, i, pairs), inner)
     return updates, state._replace(count=count, masks=masks, inner=inner)
 
 
+def when(due, change: Callable, x: Any) -> Any:
+    """change(x) if due, else x: a loop of one turn or none.
+
+    What is inside a conditional XLA's CPU backend runs on one thread, what is in a loop on all.
+    """
+    step = lambda carry: (jnp.zeros_like(due), change(carry[1]))
+    return jax.lax.while_loop(lambda carry: carry[0], step, (due, x))[1]
+
+
 def _after(masks, gradients):
-    """The gradients, bit for bit, as something that is computed after the masks.
+    """The gradients, as something that is computed after the masks.
 
     Else XLA sees no order between the refresh, which reads the old moments, and their update, and
-    copies them at every step: that took three times the bare step. A barrier does not help, it is
-    removed before copies are decided on; a product with 1 + 0 bits stays.
+    copies them at every step: that took three times the bare step.
     """
-    bits = [m.bits for m in jax.tree.leaves(masks, is_leaf=mask_or_none) if m is not None]
-    if not bits or not bits[0].size:
-        return gradients
-    one = 1 + 0.0 * bits[0][0].astype(jnp.float32)
-    return jax.tree.map(lambda g: g * one.astype(g.dtype), gradients)
+    made = [m for m in jax.tree.leaves(masks, is_leaf=mask_or_none) if m is not None]
+    return jax.tree.map(lambda g: after(made[0], g), gradients) if made else gradients
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which leaves are pruned, in which pattern, and whether by one count for all."""
-
-    select: Select
-    pattern: Pattern
-    together: bool = False
-    normalize: str | None = None
-
-    def tables(self, params, schedule: Schedule, distribution: Distribution = "uniform"):
-        """(steps, keep) of a state, as numpy arrays."""
-        paths = jax.tree_util.tree_leaves_with_path(params)
-        chosen = {
-            jax.tree_util.keystr(path): jnp.shape(leaf)
-            for path, leaf in paths
-            if self.select(path, leaf)
-        }
-        for name, shape in chosen.items():
-            if np.prod(shape, dtype=np.int64) >= 2**31:
-                raise ValueError(f"leaf {name} must have fewer than 2^31 elements, got {shape}")
-        steps = padded(schedule.steps(), edge=False)
-        if self.together:
-            total = sum(int(np.prod(shape, dtype=np.int64)) for shape in chosen.values())
-            if total >= 2**31:
-                raise ValueError(f"leaves must have fewer than 2^31 elements in all, got {total}")
-            counts = self.pattern.keep_counts(schedule, (total,), schedule.final)
-            return steps, padded(counts, edge=True)
-        levels = distribute(schedule.final, chosen, distribution)
-
-        def keep(path, leaf):
-            name = jax.tree_util.keystr(path)
-            if name not in chosen:
-                return None
-            counts = self.pattern.keep_counts(schedule, jnp.shape(leaf), levels[name])
-            return padded(counts, edge=True)
-
-        return steps, jax.tree_util.tree_map_with_path(keep, params)
-
-    def full(self, params):
-        """Masks that keep everything, None where nothing is pruned."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, p: BitMask.ones(jnp.shape(p)) if self.select(path, p) else None, params
-        )
-
-    def masks(self, scores, counts):
-        """Masks of the largest scores, by counts as `tables` lays them out; scores may be None."""
-        if self.together:
-            competing = lambda s: None if s is None else self.pattern.competing(s)
-            scores = jax.tree.map(competing, scores, is_leaf=_none)
-            return masks_keeping(scores, counts, normalize=self.normalize)
-        make = lambda s, k: None if s is None else self.pattern.mask(s, k)
-        return jax.tree.map(make, scores, counts, is_leaf=_none)
-
-
-def selection_of(
-    select: Select,
-    pattern: Pattern,
-    scope: str,
-    distribution: Distribution,
-    normalize: str | None = None,
-) -> Selection:
-    """The selection, checked.
-
-    Raises:
-        ValueError: a scope, or a pattern or distribution that the scope does not have.
-    """
-    _one_of("scope", scope, SCOPES)
-    together = scope == "global"
-    if together and (not isinstance(pattern, Unstructured | NM) or distribution != "uniform"):
-        raise ValueError(
-            "scope global must be unstructured or n:m, and uniform, "
-            f"got {pattern} and {distribution}"
-        )
-    if normalize is not None and not (together and pattern == Unstructured()):
-        raise ValueError(
-            f"normalize must be None but for scope global, unstructured, got {normalize!r}"
-        )
-    return Selection(select, pattern, together, normalize)
-
-
-def scores_of(score: Score, masks, params, gradients, key):
-    """Scores of the pruned leaves, None elsewhere; each leaf draws from a key of its own."""
-    place = iter(range(len(jax.tree.leaves(params))))
-    random = jax.random.wrap_key_data(key)
-
-    def one(m, p, g):
-        own = jax.random.fold_in(random, next(place))
-        scored = score(p, g, own)
-        if jnp.shape(scored) != m.shape:
-            raise ValueError(f"scores must have the shape {m.shape}, got {jnp.shape(scored)}")
-        return scored
-
-    if gradients is None:
-        return over_masks(lambda m, p: one(m, p, None), masks, params)
-    return over_masks(one, masks, params, gradients)
-
-
-def at_update(keep, index):
-    """The keep counts of one update."""
-    return jax.tree.map(lambda table: table[index], keep)
-
-
-def over_masks(function: Callable, masks, *trees, last: bool = False):
-    """function(mask, *leaves) of the pruned leaves; elsewhere None, or the last tree's leaf."""
-
-    def leaf(m, *leaves):
-        if m is None:
-            return leaves[-1] if last else None
-        return function(m, *leaves)
-
-    return jax.tree.map(leaf, masks, *trees, is_leaf=mask_or_none)
-
-
-def on_moments(function: Callable, inner, params, masks):
+def on_moments(function: Callable, inner, masks):
     """function(mask, array) of every array in an optimizer's state that belongs to a pruned leaf:
 
     its path ends with the leaf's, and it has the leaf's shape.
@@ -369,23 +258,3 @@ def prune(params: Any, state: Any) -> Any:
     """
     apply = lambda m, p: p if m is None else m.apply(p)
     return jax.tree.map(apply, masks_of(state), params, is_leaf=mask_or_none)
-
-
-def padded(table: np.ndarray, edge: bool) -> np.ndarray:
-    """i32[table]: filled up with -1, or with its last entry."""
-    spare = -len(table) % _TABLE
-    padding = np.full(spare, table[-1] if edge and len(table) else -1)
-    return np.concatenate([table, padding]).astype(np.int32)
-
-
-def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
-
-
-def _none(x: Any) -> bool:
-    return x is None
-
-
-def mask_or_none(x: Any) -> bool:
-    return x is None or isinstance(x, BitMask)

@@ -90,7 +90,7 @@ class Run:
         """
         run = dataclasses.asdict(self) | {"save": ""}  # where it is kept decides nothing
         if self.init:
-            row = checkpoint.read_meta(Path(self.init))["row"]
+            row = row_of(Path(self.init))
             digest = checkpoint.read_digest(Path(self.init))
             run["init"] = [digest, *(row[name] for name in HISTORY)]
         what = [run, data_sha256, build, *Scheme.parse(self.scheme).digests]
@@ -198,10 +198,26 @@ def execute(
         row_began = now
 
 
+def row_of(init: Path) -> dict[str, Any]:
+    """The row of the run that wrote a checkpoint.
+
+    Raises:
+        ValueError: there is no checkpoint, or one that does not say how it was trained.
+    """
+    row = checkpoint.read_meta(init).get("row") or {}
+    missing = [name for name in HISTORY if name not in row]
+    if missing:
+        raise ValueError(
+            "init must be a checkpoint with the row of its run, as `bitlaw train --save` writes, "
+            f"got {init} without {', '.join(missing)}"
+        )
+    return row
+
+
 def _row(run: Run, branch: Branch) -> dict[str, Any]:
     """The columns that a run determines. A diverged run has no loss and no count of its weights."""
     done = branch.loss is not None
-    before = checkpoint.read_meta(Path(run.init))["row"] if run.init else None
+    before = row_of(Path(run.init)) if run.init else None
     tokens = 0 if before is None else before["d_tokens"] + before["init_tokens"]
     average, flops = average_params(run), count.flops_per_token(run.model) * run.d_tokens
     if before is not None:  # of the whole training, the checkpoint's included

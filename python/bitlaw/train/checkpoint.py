@@ -82,9 +82,12 @@ def read_digest(path: Path) -> str:
     """The `digest` of the arrays of a checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint.
+        ValueError: there is no checkpoint, or one of an early version, without a digest.
     """
-    return _about(Path(path).absolute())["sha256"]
+    found = _about(Path(path).absolute()).get("sha256")
+    if not found:
+        raise ValueError(f"checkpoint must hold a digest of its arrays, got {path} without one")
+    return found
 
 
 def digest(state: Any) -> str:
