@@ -26,7 +26,16 @@ RUN = Run("dense", MODEL, d_tokens=1600, seed=0, batch=4, learning_rate=1e-2, wa
 COLUMNS = {
     *("run_id", "scheme", "n_params", "n_total", "n_nonzero", "d_tokens", "seed", "loss", "status"),
     *("flops", "seconds", "data_sha256", "version", "avg_params", "width", "depth"),
-    *("learning_rate", "experts", "n_dense", "n_active", "init_tokens"),
+    *(
+        "learning_rate",
+        "experts",
+        "n_dense",
+        "n_active",
+        "init_tokens",
+        "compute",
+        "device",
+        "epochs",
+    ),
 }
 
 

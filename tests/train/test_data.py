@@ -143,7 +143,9 @@ def test_bad_data_is_named(folder, tmp_path):
         data.load([tmp_path / "none.txt"])
     with pytest.raises(ValueError, match=r"data must be \.txt or \.jsonl files or folders"):
         data.load([tmp_path])
-    with pytest.raises(ValueError, match=r"data must be stdlib alone, .* got stdlib one\.txt"):
+    with pytest.raises(
+        ValueError, match=r"data must be stdlib or installed alone, .* got stdlib one\.txt"
+    ):
         data.load(["stdlib", "one.txt"])
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="got 0 and 0 bytes in 0 documents"):
