@@ -73,8 +73,8 @@ preset = dataclasses.replace(
 )
 out = Path(sys.argv[1])
 with rows.opened(out):
-    plan = reproduce.plan_runs(preset.runs(("dense", "w=quest4/channel a=quest4/row")))
-    assert not reproduce.execute(plan, out, 2).failures
+    plan = reproduce.plan_runs(preset.runs(("w=quest4/channel a=quest4/row",)))
+    assert not reproduce.execute(plan, out, 1).failures
 """
 
 
@@ -99,9 +99,9 @@ def test_bfloat16_ensembles_survive_kill_9(tmp_path):
     after = finished()
     assert before.items() <= after.items()
     table = [json.loads(content) for content in after.values()]
-    assert len(table) == 8
+    assert len(table) == 4
     assert {(row["seed"], row["compute"], row["device"]) for row in table} == {
         (seed, "bfloat16", "cpu") for seed in (0, 1)
     }
-    assert all(1 < row["loss"] < 4 for row in table)
-    assert len({row["loss"] for row in table}) == 8
+    assert all(1 < row["loss"] < 5.5 for row in table)  # log(256) = 5.55
+    assert len({row["loss"] for row in table}) == 4
