@@ -4,7 +4,7 @@
 #   bench/gpu.sh                     all steps, into out/gpu (or $OUT)
 #   bench/gpu.sh tests bench         some of them; `build` must have run once
 #   PYTHON=/opt/env/bin/python WHEELS=wheels bench/gpu.sh      no package index needed
-#   DEVICE=cpu bench/gpu.sh          the same commands where there is no GPU: that they run
+#   DEVICE=cpu SLOW=5 bench/gpu.sh   where there is no GPU: that the commands run (SLOW x limits)
 #
 # PYTHON has jax with its CUDA plugin, and what `pip install '.[test]'` and the build need; wheels
 # of what it lacks may lie in WHEELS. The package is built for ARCH (sm_90) into $WORK (build/gpu).
@@ -27,7 +27,7 @@ failed=0
 
 # step NAME LIMIT COMMAND...: runs it for at most LIMIT seconds, with its output in OUT/NAME.log.
 step() {
-  local name=$1 limit=$2 began=$SECONDS status
+  local name=$1 limit=$(($2 * ${SLOW:-1})) began=$SECONDS status result
   shift 2
   [[ $wanted == *" $name "* ]] || return 0
   echo "== $name: at most $limit s"
