@@ -84,8 +84,8 @@ resources() {
 
 export -f build machine sanitized resources
 export PYTHON DEVICE OUT WORK ARCH site
-names=("int4/row 4096" "int4/block32 4096" "int4/tensor 4096" "quest4/row clip" "mxfp4/block32 4096"
-  "nvfp4/tensor 4096" top_k_mask nm_mask prune hadamard "quantize int4" pack_bits)
+names=("quantize int4/row 4096" "fake_quantize int4/block32 4096" "int4/row clip"
+  "nvfp4/tensor 4096" top_k_mask nm_mask "prune 4096")
 bench=("$PYTHON" -m bench.ops --device "$DEVICE")
 throughput=("$PYTHON" -m bench.throughput --device "$DEVICE" --schemes dense)
 if [[ $DEVICE == cuda ]]; then
@@ -97,19 +97,19 @@ else
 fi
 
 step build 150 bash -c build || failed=1
-step machine 20 bash -c machine || failed=1
+step machine 15 bash -c machine || failed=1
 step tests 90 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests || failed=1
 # Side by side: they wait for compilers and the instrumented kernels are small.
 subset='equals_its_definition and (top_k or nm_mask or prune or hadamard or pack or statistic)'
 for tool in memcheck racecheck initcheck; do
-  step $tool 70 bash -c "sanitized $tool '$subset'" &
+  step $tool 65 bash -c "sanitized $tool '$subset'" &
   tools+=($!)
 done
 for tool in "${tools[@]}"; do wait "$tool" || failed=1; done
 step resources 15 bash -c resources || failed=1
-step bench 70 "${bench[@]}" || failed=1
-step throughput 65 "${throughput[@]}" || failed=1
-step preset 55 "$PYTHON" -m bitlaw.cli reproduce --preset gpu-smoke --device "$DEVICE" \
+step bench 95 "${bench[@]}" || failed=1
+step throughput 55 "${throughput[@]}" || failed=1
+step preset 50 "$PYTHON" -m bitlaw.cli reproduce --preset gpu-smoke --device "$DEVICE" \
   --out "$OUT/gpu-smoke" || failed=1
 for rows in bench/results/cuda.jsonl bench/results/throughput.jsonl; do
   [[ ! -f $rows ]] || cp "$rows" "$OUT"
