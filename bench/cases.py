@@ -279,8 +279,27 @@ def _host_cases() -> Iterator[Case]:
     yield Case("fit_rows", "1M lengths, first fit decreasing", lengths, attributes, {}, {})
 
 
-def cases(side: int = 4096) -> Iterator[Case]:
+def _cuda_cases() -> Iterator[Case]:
+    """A selection that takes a GPU's bandwidth, and packed codes (goals: bench/cuda.py)."""
+    n = 100_000_000
+    make = lambda: (_normal(1, n), np.array([n // 10], np.int32))
+    sort = jax.jit(lambda x, keep: jnp.abs(x[0]) >= jnp.sort(jnp.abs(x[0]))[n - keep[0]])
+    top_k = jax.jit(lambda x, keep: jax.lax.top_k(jnp.abs(x[0]), n // 10)[1])
+    rivals = {"jnp.sort": sort, "lax.top_k": top_k}
+    yield Case("top_k_mask", "10 % of 100M float32", make, {}, rivals, {})
+
+    side, spec = 4096, QuantSpec.parse("int4/row")
+    attributes = spec.structure.attributes() | {"block": side, "bits": 4}
+    attributes |= {"statistic": "absmax", "estimator": "identity"}
+    grid = np.broadcast_to(spec.grid, (side, 5))
+    make = lambda: (_matrix(side, "float32"), grid, np.zeros((side, 0), np.uint32))
+    yield Case("quantize", f"int4/row {side}x{side} float32", make, attributes, {}, {})
+
+
+def cases(side: int = 4096, device: str = "cpu") -> Iterator[Case]:
     """Every case; quantization on matrices of side x side."""
+    if device == "cuda":
+        yield from _cuda_cases()
     own = [
         *_quantize_cases(side),
         *_masked_cases(side),

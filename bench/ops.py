@@ -4,6 +4,7 @@
     python -m bench.ops nm_mask top_k      the cases whose name contains one of these
     python -m bench.ops --save             append the rows to bench/results/ops.jsonl
     python -m bench.ops --rounds 1 --side 512    that everything runs; no figures
+    python -m bench.ops --device cuda      those with a CUDA kernel, on a GPU (bench/cuda.py)
 
 All contenders of a case are timed in turn, round by round, in one process; ratios are of medians.
 "in place" donates the input, "fresh" makes a new output every call (and pays for its page faults).
@@ -22,11 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import machine, rivals
+from bench import cuda, machine, rivals
 from bench.cases import Case, cases
 from bitlaw.ops import OPS
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "ops.jsonl"
+RESULTS = {
+    name: pathlib.Path(__file__).parent / "results" / file
+    for name, file in (("cpu", "ops.jsonl"), ("cuda", "cuda.jsonl"))
+}
 
 
 def _on_device(arrays):
@@ -190,24 +194,40 @@ def line(row: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="cases whose name contains one of these")
-    parser.add_argument("--save", action="store_true", help="append to bench/results/ops.jsonl")
+    parser.add_argument(
+        "--save", action="store_true", help="append to bench/results/ops.jsonl or cuda.jsonl"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="calls of each contender, at most")
     parser.add_argument("--side", type=int, default=4096, help="of the matrices to quantize")
+    parser.add_argument("--device", choices=RESULTS, default="cpu", help="where to run")
     options = parser.parse_args()
-    here = machine.describe()
+    on_gpu = options.device == "cuda"
+    try:
+        device = jax.devices(options.device)[0]
+    except RuntimeError:
+        parser.error(f"--device {options.device} needs one, found: {jax.default_backend()}")
+    with jax.default_device(jax.devices("cpu")[0]):
+        here = machine.describe()
+    here |= cuda.describe(device) if on_gpu else {}
     print(json.dumps(here))
     wanted = lambda case: not options.names or any(name in case.name for name in options.names)
-    chosen = list(filter(wanted, cases(options.side)))
+    chosen = list(filter(wanted, cases(options.side, options.device)))
+    if on_gpu:
+        chosen = list(filter(cuda.has_kernel, chosen))
     out = rivals.skipped() if any(case.spec for case in chosen) else {}
     for name, why in out.items():
         print(f"rival {name} skipped: {why}")
     rows = []
     for case in chosen:
-        check(case)
-        rows.append(measure(case, options.rounds))
-        print(line(rows[-1]), flush=True)
+        if on_gpu:
+            cuda.check(case, device)
+            rows.append(cuda.measure(case, device, here["device_copy_gbs"], options.rounds))
+        else:
+            check(case)
+            rows.append(measure(case, options.rounds))
+        print((cuda.line if on_gpu else line)(rows[-1]), flush=True)
         if options.save:
-            with RESULTS.open("a") as file:
+            with RESULTS[options.device].open("a") as file:
                 file.write(json.dumps({"machine": here, **rows[-1]}) + "\n")
     short = sum(bool(row["missed"]) for row in rows)
     counts = f"{len(out)} of {len(rivals.MODULES)} rivals skipped"

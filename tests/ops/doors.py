@@ -3,8 +3,33 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bitlaw.ops import OPS
+
+try:
+    from bitlaw import _cuda
+except ImportError:  # built without nvcc
+    _cuda = None
+
+
+def device(name):
+    """The first device of a platform, None where there is none."""
+    try:
+        return jax.devices(name)[0]
+    except RuntimeError:
+        return None
+
+
+def placed(names, doors):
+    """(name, door) for every pair, and (name, "cuda") for the ops with a kernel there."""
+    no_gpu = pytest.mark.skipif(device("cuda") is None, reason="no GPU on this machine")
+    kernels = _cuda.ops if _cuda else ()
+    return [pytest.param(n, door, id=f"{n}-{door}") for n in names for door in doors] + [
+        pytest.param(n, "cuda", id=f"{n}-cuda", marks=[pytest.mark.cuda, no_gpu])
+        for n in names
+        if n in kernels
+    ]
 
 
 def cases(name, seed=0):
@@ -24,6 +49,11 @@ def through_numpy(name, arrays, attributes):
 def through_jit(name, arrays, attributes):
     outs = jax.jit(lambda *a: OPS[name](*a, **attributes))(*map(jnp.asarray, arrays))
     return tuple(map(np.asarray, outs if isinstance(outs, tuple) else (outs,)))
+
+
+def through_cuda(name, arrays, attributes):
+    with jax.default_device(device("cuda")):
+        return through_jit(name, arrays, attributes)
 
 
 KERNEL_DOORS = {"numpy": through_numpy, "jit": through_jit}

@@ -38,21 +38,27 @@ def assert_equals_definition(name, door, arrays, attributes):
         doors.assert_same_bits(g, w, what)
 
 
-@pytest.mark.parametrize("door", doors.KERNEL_DOORS)
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name, door", doors.placed(OPS, doors.KERNEL_DOORS))
 def test_op_equals_its_definition(name, door):
     if OPS[name].host and door == "jit":
         pytest.skip("host only: a plan made by numpy")
     for arrays, attributes in doors.cases(name):
-        assert_equals_definition(name, doors.KERNEL_DOORS[door], arrays, attributes)
+        if door == "cuda":  # sums too have the CPU's bits there
+            got = doors.through_cuda(name, arrays, attributes)
+            want = doors.through_numpy(name, arrays, attributes)
+            for g, w in zip(got, want, strict=True):
+                doors.assert_same_bits(g, w, f"{name} {attributes} {[a.shape for a in arrays]}")
+        else:
+            assert_equals_definition(name, doors.KERNEL_DOORS[door], arrays, attributes)
 
 
-@pytest.mark.parametrize("name", IN_JAX)
-def test_vmap_equals_a_loop(name):
+@pytest.mark.parametrize("name, device", doors.placed(IN_JAX, ["cpu"]))
+def test_vmap_equals_a_loop(name, device):
     for arrays, attributes in doors.cases(name, seed=1)[::5]:
         stacked = [np.stack([a, np.flip(a, 0)]) for a in arrays]
         op = functools.partial(OPS[name], **attributes)
-        got = jax.vmap(op)(*map(jnp.asarray, stacked))
+        with jax.default_device(doors.device(device)):
+            got = jax.vmap(op)(*map(jnp.asarray, stacked))
         got = got if isinstance(got, tuple) else (got,)
         for i in range(2):
             want = doors.through_numpy(name, [a[i] for a in stacked], attributes)
@@ -72,13 +78,14 @@ def test_vmap_broadcasts_what_is_not_mapped(name):
         doors.assert_same_bits(np.asarray(g)[1], w, name)
 
 
-@pytest.mark.parametrize("name", [n for n in IN_JAX if OPS[n].alias])
-def test_in_place_gives_the_same_bits(name):
+@pytest.mark.parametrize("name, device", doors.placed([n for n in IN_JAX if OPS[n].alias], ["cpu"]))
+def test_in_place_gives_the_same_bits(name, device):
     for arrays, attributes in doors.cases(name)[::7]:
         want = doors.through_numpy(name, arrays, attributes)
         op = functools.partial(OPS[name], in_place=True, **attributes)
         run = jax.jit(op, donate_argnums=0)
-        got = run(*map(jnp.array, arrays))
+        with jax.default_device(doors.device(device)):
+            got = run(*map(jnp.array, arrays))
         got = got if isinstance(got, tuple) else (got,)
         over = [np.array(a) for a in arrays]
         numpy_outs = OPS[name].numpy(*over, in_place=True, **attributes)

@@ -20,7 +20,7 @@ from bitlaw.studies.display import Plain
 from bitlaw.studies.executor import Executor
 from bitlaw.studies.process import available_cores
 from bitlaw.studies.schedule import Task, choose
-from bitlaw.studies.worker import environment
+from bitlaw.studies.worker import Setup, environment
 
 
 def table(out: Path) -> list[dict[str, str]]:
@@ -295,8 +295,13 @@ def test_a_diverged_row_without_a_loss_is_finished(tmp_path):
 
 def test_workers_are_pinned_when_the_affinity_mask_gave_their_number(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 7})
-    cores = [Executor(None, None, tmp_path, n, Plain()).cores for n in (2, 3, 4)]
-    assert cores == [[None] * 2, [1, 3, 7], [None] * 4]
+
+    def cores(workers: int, device: str = "cpu") -> list:
+        setup = Setup("", "", "", None, "", "", device)
+        return Executor(None, setup, tmp_path, workers, Plain()).cores
+
+    assert [cores(n) for n in (2, 3, 4)] == [[None] * 2, [1, 3, 7], [None] * 4]
+    assert cores(3, "cuda") == [None] * 3
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_door(tmp_path):
@@ -369,6 +374,9 @@ def test_rows_do_not_depend_on_jax_settings_of_the_shell():
     assert clean["HOME"] == "/h"
     assert "JAX_ENABLE_X64" not in clean and "xla_foo" not in clean["XLA_FLAGS"]
     assert clean["NPROC"] == "1"
+    shared = environment({"JAX_PLATFORMS": "cpu", "NPROC": "1", "XLA_FLAGS": "--xla_foo"}, "cuda")
+    assert shared["JAX_PLATFORMS"] == "cuda" and not shared["XLA_FLAGS"]
+    assert shared["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def finish_times(tasks: list[Task], workers: int, compile_cost: float) -> tuple[float, int]:

@@ -30,6 +30,14 @@ def quick(tmp_path_factory):
     return folder, report.write(folder, **QUICK)
 
 
+def test_repeated_text_is_said(tmp_path):
+    assert report.repeated(study(tmp_path, [{"epochs": 0.9}, {"epochs": ""}]) / "runs.csv") == []
+    assert report.repeated(study(tmp_path, [{"scheme": "dense"}]) / "runs.csv") == []
+    table = study(tmp_path, [{"epochs": e} for e in (0.5, 1.5, 4.5)]) / "runs.csv"
+    (said,) = report.repeated(table)
+    assert "2 runs see it more than once, up to 4.5 times, 1 of them more than 4 times" in said
+
+
 def study(folder, rows):
     """A folder with these rows as its runs.csv."""
     with open(folder / "runs.csv", "w", newline="") as file:

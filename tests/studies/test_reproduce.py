@@ -15,7 +15,8 @@ from bitlaw.models.count import n_params
 from bitlaw.studies import reproduce, rows, run
 from bitlaw.studies.build import build_id, files
 from bitlaw.studies.executor import Outcome
-from bitlaw.studies.reproduce import PRESETS, learning_rate, point, program
+from bitlaw.studies.presets import PRESETS, Size, learning_rate, point
+from bitlaw.studies.reproduce import program
 from laws.synthetic import QUICK, quick_rows
 
 
@@ -112,7 +113,7 @@ def test_schemes_replace_the_presets_own_but_dense_stays():
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    known = "smoke, quick, cpu, cpu-sparse, cpu-formats"
+    known = "smoke, quick, cpu, cpu-sparse, cpu-formats, gpu-smoke, gpu"
     with pytest.raises(ValueError, match=f"preset must be one of {known}, got 'slow'"):
         reproduce.plan_preset("slow")
 
@@ -121,7 +122,7 @@ def test_too_many_epochs_are_refused_and_a_few_are_warned_about(tmp_path):
     text = "one two three four five six seven eight nine\n" * 6000
     for number in range(60):
         (tmp_path / f"{number}.txt").write_text(f"{number} {text}")
-    model = reproduce.Size(16, 2).model
+    model = Size(16, 2).model
     with pytest.raises(ValueError, match="d_tokens must be at most"):
         reproduce.plan_runs([point("dense", model, 2**30, 0)], [str(tmp_path)])
     (warning,) = reproduce.plan_runs([point("dense", model, 2**27, 0)], [str(tmp_path)]).warnings
@@ -130,7 +131,7 @@ def test_too_many_epochs_are_refused_and_a_few_are_warned_about(tmp_path):
 
 def test_grids_share_a_program_and_structures_do_not():
     def program_of(scheme: str, depth: int = 2):
-        return program(run.Job((point(scheme, reproduce.Size(16, depth).model, 2**19, 0),)))
+        return program(run.Job((point(scheme, Size(16, depth).model, 2**19, 0),)))
 
     assert program_of("w=quest4/channel") == program_of("w=quest2/channel")
     assert program_of("s=0.5") == program_of("s=0.75") == program_of("s=0.9/acdc")
@@ -242,9 +243,9 @@ def table_of(out) -> list[dict[str, str]]:
 SMALLEST = """
 import sys
 from pathlib import Path
-from bitlaw.studies import reproduce, rows
-preset = reproduce.PRESETS["smoke"]
-small = reproduce.Preset(preset.sizes[:1], (2**14, 2**15), ("dense", "s=0.5"))
+from bitlaw.studies import presets, reproduce, rows
+preset = presets.PRESETS["smoke"]
+small = presets.Preset(preset.sizes[:1], (2**14, 2**15), ("dense", "s=0.5"))
 out = Path(sys.argv[1])
 with rows.opened(out):
     outcome = reproduce.execute(reproduce.plan_runs(small.runs()[:3]), out)

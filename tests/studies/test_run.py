@@ -26,7 +26,16 @@ RUN = Run("dense", MODEL, d_tokens=1600, seed=0, batch=4, learning_rate=1e-2, wa
 COLUMNS = {
     *("run_id", "scheme", "n_params", "n_total", "n_nonzero", "d_tokens", "seed", "loss", "status"),
     *("flops", "seconds", "data_sha256", "version", "avg_params", "width", "depth"),
-    *("learning_rate", "experts", "n_dense", "n_active", "init_tokens"),
+    *(
+        "learning_rate",
+        "experts",
+        "n_dense",
+        "n_active",
+        "init_tokens",
+        "compute",
+        "device",
+        "epochs",
+    ),
 }
 
 
@@ -101,6 +110,25 @@ def test_another_process_gives_the_same_loss_bit_for_bit(scheme, folder, corpus)
     assert done.stdout.decode().split() == [row["run_id"], row["loss"].hex()]
 
 
+def test_a_member_of_an_ensemble_does_not_depend_on_which_rows_are_missing(corpus):
+    both = [run(seed=s, d_tokens=d, members=2) for s in (0, 1) for d in (960, 1600)]
+    (job,) = group(both)
+    assert [(one.d_tokens, one.seed) for one in job.runs] == [
+        (960, 0), (960, 1), (1600, 0), (1600, 1),
+    ]  # fmt: skip
+    alone = [run(d_tokens=960), RUN]
+    assert trained_tokens(job.runs) == 2 * trained_tokens(alone)
+    rows = rows_of(job, corpus)
+    assert [row["seed"] for row in rows] == [0, 1, 0, 1]
+    assert len({row["loss"] for row in rows}) == 4
+    done = {row["run_id"] for row in rows[:3]}
+    assert without_time(rows_of(job, corpus, skip=done)) == without_time(rows[3:])
+    with pytest.raises(ValueError, match="seed must be less than members = 2, got 2"):
+        run(seed=2, members=2)
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got tpu"):
+        run(device="tpu")
+
+
 def test_ids_change_with_everything_that_determines_a_row():
     others = [
         run(scheme="s=0.5"),
@@ -111,6 +139,8 @@ def test_ids_change_with_everything_that_determines_a_row():
         run(learning_rate=2e-2),
         run(warmup=6),
         run(cooldown=0.2),
+        run(device="cuda"),
+        run(members=2),
     ]
     assert len(others) == len(dataclasses.fields(Run)) - 2  # init and save have a test of theirs
     ids = {one.id("data", "build") for one in [RUN, *others]}

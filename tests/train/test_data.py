@@ -89,6 +89,22 @@ def test_the_standard_library_is_a_corpus():
     assert padding < 0.01
 
 
+def test_installed_is_the_library_its_tests_and_every_package_but_ours(tmp_path, monkeypatch):
+    library, packages = tmp_path / "lib", tmp_path / "env" / "site-packages"
+    inside = library / "site-packages"
+    for folder, name in [
+        (library, "json/tool.py"), (library, "test/test_json.py"), (inside, "numpy/core.py"),
+        (packages, "scipy/linalg.py"), (packages, "bitlaw/cli.py"), (packages, "scipy/notes.md"),
+    ]:  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    monkeypatch.setattr(data.sysconfig, "get_path", lambda name: str(library))
+    monkeypatch.setattr(data.sys, "path", [str(inside), str(packages), str(packages), "elsewhere"])
+    assert sorted(name for name, _ in data.installed()) == [
+        "json/tool.py", "numpy/core.py", "scipy/linalg.py", "test/test_json.py",
+    ]  # fmt: skip
+
+
 def test_lines_of_jsonl_are_documents(folder, corpus, tmp_path):
     documents = [path.read_text() for path in folder.iterdir()]
     lines = [json.dumps({"text": document, "id": 1}) for document in documents]
@@ -143,7 +159,9 @@ def test_bad_data_is_named(folder, tmp_path):
         data.load([tmp_path / "none.txt"])
     with pytest.raises(ValueError, match=r"data must be \.txt or \.jsonl files or folders"):
         data.load([tmp_path])
-    with pytest.raises(ValueError, match=r"data must be stdlib alone, .* got stdlib one\.txt"):
+    with pytest.raises(
+        ValueError, match=r"data must be stdlib or installed alone, .* got stdlib one\.txt"
+    ):
         data.load(["stdlib", "one.txt"])
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="got 0 and 0 bytes in 0 documents"):

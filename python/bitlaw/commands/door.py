@@ -36,4 +36,5 @@ def check_schemes(argument: str, texts: Sequence[str]) -> None:
 
 
 def source(data: tuple[str, ...]) -> str | tuple[str, ...]:
-    return "stdlib" if data == ("stdlib",) else data
+    """What `train.data.load` takes: the name of one of its sources, or paths."""
+    return data[0] if data in (("stdlib",), ("installed",)) else data

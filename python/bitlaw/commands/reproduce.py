@@ -22,9 +22,13 @@ class Reproduce:
       bitlaw reproduce --data my_texts/ more.jsonl --jobs 4
     """
 
-    preset: Literal["smoke", "quick", "cpu", "cpu-sparse", "cpu-formats"] = "quick"
+    preset: Literal["smoke", "quick", "cpu", "cpu-sparse", "cpu-formats", "gpu-smoke", "gpu"] = (
+        "quick"
+    )
     """smoke: under a minute. quick: about 7 minutes on 2 cores. cpu (12 schemes) and cpu-formats (1
-    to 8 bits, mxfp4, nvfp4): about 2 hours. cpu-sparse (patterns and methods): about 3."""
+    to 8 bits, mxfp4, nvfp4): about 2 hours. cpu-sparse (patterns and methods): about 3. gpu: models
+    of 1M to 30M weights in bfloat16, 8 schemes, meant for 25 minutes on an H200 (not measured).
+    gpu-smoke: whether everything works there."""
 
     out: Path = Path("study")
     """Folder for the rows, the fit and the report. Finished runs of the same build and data found
@@ -32,13 +36,17 @@ class Reproduce:
 
     jobs: int = 0
     """Worker processes, each of one thread; 0 is one per core that this process may use, or fewer
-    if its container's CPU quota is less."""
+    if its container's CPU quota is less. On a GPU, 4 share it."""
 
     schemes: tuple[str, ...] = ()
     """Compressions to measure instead of the preset's; dense is always added."""
 
-    data: tuple[str, ...] = ("stdlib",)
-    """stdlib (this interpreter's Python sources), or .txt and .jsonl files and folders of them."""
+    data: tuple[str, ...] = ()
+    """stdlib (this interpreter's Python sources), installed (those of all packages too), or .txt
+    and .jsonl files and folders of them; nothing: installed for gpu, else stdlib."""
+
+    device: Literal["", "cpu", "cuda"] = ""
+    """Where to train, instead of where the preset says."""
 
     def run(self) -> int:
         from bitlaw.studies import reproduce
@@ -47,7 +55,7 @@ class Reproduce:
             if self.jobs < 0:
                 raise ValueError(f"jobs must be at least 0, got {self.jobs}")
             check_schemes("schemes", self.schemes)
-            plan = reproduce.plan_preset(self.preset, self.schemes, source(self.data))
+            plan = reproduce.plan_preset(self.preset, self.schemes, source(self.data), self.device)
         outcome = reproduce.reproduce(plan, self.out, self.jobs)
         if outcome.failures:
             raise StudyError(

@@ -50,15 +50,15 @@ class Train:
     """Write the trained weights to this folder, which must not exist yet."""
 
     def run(self) -> int:
-        from bitlaw.studies import reproduce
+        from bitlaw.studies import presets, reproduce
 
         with checked():
             check_schemes("scheme", [self.scheme])
-            size = reproduce.Size(self.width, self.depth)
+            size = presets.Size(self.width, self.depth)
             model = dataclasses.replace(size.model, experts=self.experts)
             folders = [str(path.absolute()) if path else "" for path in (self.init, self.save)]
             self._check_folders(model)
-            point = reproduce.point(self.scheme, model, self.tokens, self.seed, *folders)
+            point = presets.point(self.scheme, model, self.tokens, self.seed, *folders)
             plan = reproduce.plan_runs([point], source(self.data))
         print(json.dumps(reproduce.train(plan), indent=2))
         return 0

@@ -96,10 +96,10 @@ def linear(x, w, structure: Structure, grids: Grids):
     gradient that arrives is quantized by the structure's g.
 
     Args:
-        x: f32[..., in]
+        x: f32 or bf16 [..., in]
         w: f32[in, out], or its `Site`
     Returns:
-        f32[..., out]
+        [..., out] in x's dtype, to which Q_w(w) is rounded.
     """
     site = w if isinstance(w, Site) else Site(w)
     given = {name: {} for name in ("w", "a", "g")}
@@ -113,7 +113,7 @@ def linear(x, w, structure: Structure, grids: Grids):
         w = quantized(w, structure.w, grids["w"], structure.pruned, **given["w"])
     if structure.a is not None:
         x = quantized(x, structure.a, grids["a"], **given["a"])
-    y = x @ w
+    y = x @ w.astype(x.dtype)
     if structure.g is None:
         return y
     return quantized_gradient(structure.g, y, grids["g"], given["g"].get("key"))
@@ -131,10 +131,16 @@ quantized_gradient.defvjp(
 )
 
 
+def at_least_f32(x):
+    """The dtype of sums over x: float32, or x's own where that is wider."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def rms_norm(x, gain):
-    """x / sqrt(mean(x^2) + 1e-6) * gain, over the last axis (arXiv:1910.07467)."""
-    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(mean_square + 1e-6) * gain
+    """x / sqrt(mean(x^2) + 1e-6) * gain, over the last axis (arXiv:1910.07467); f32 inside."""
+    wide = x.astype(at_least_f32(x))
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + 1e-6) * gain).astype(x.dtype)
 
 
 def rotations(positions_BxL, head_dim: int, context: int):
@@ -153,17 +159,20 @@ def rotations(positions_BxL, head_dim: int, context: int):
 
 def rotate(x_BxHxLxE, cos, sin):
     """Rotary position embedding: the pair (x_i, x_{i + E/2}) turned by its angle."""
+    x_BxHxLxE = jnp.asarray(x_BxHxLxE)
     first, second = jnp.split(x_BxHxLxE, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return turned.astype(x_BxHxLxE.dtype)
 
 
 def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     """softmax(q k^T / sqrt(E)) v under the mask; H / K query heads share a key and a value head.
 
     Rows and heads are one axis N inside: products over two batch axes made a step 15 % slower.
+    Scores and softmax are f32.
 
     Returns:
-        f32[B, H, L, E]
+        [B, H, L, E] in v's dtype
     """
     B, H, L, E = q_BxHxLxE.shape
     shared = H // k_BxKxLxE.shape[1]
@@ -171,9 +180,11 @@ def attend(q_BxHxLxE, k_BxKxLxE, v_BxKxLxE, mask_BxLxL):
     q_NxLxE, k_NxLxE, v_NxLxE = (
         x.reshape(B * H, L, E) for x in (q_BxHxLxE * E**-0.5, k_BxHxLxE, v_BxHxLxE)
     )
-    scores_NxLxM = jnp.einsum("nle,nme->nlm", q_NxLxE, k_NxLxE)
+    wide = at_least_f32(q_NxLxE)
+    scores_NxLxM = jnp.einsum("nle,nme->nlm", q_NxLxE, k_NxLxE, preferred_element_type=wide)
     weights_NxLxM = softmax(jnp.where(jnp.repeat(mask_BxLxL, H, axis=0), scores_NxLxM, MASKED))
-    return jnp.einsum("nlm,nme->nle", weights_NxLxM, v_NxLxE).reshape(B, H, L, E)
+    y_NxLxE = jnp.einsum("nlm,nme->nle", weights_NxLxM.astype(v_NxLxE.dtype), v_NxLxE)
+    return y_NxLxE.reshape(B, H, L, E)
 
 
 def attention(x_BxLxD, block, config, mask_BxLxL, structure: Structure, grids: Grids, turn=None):

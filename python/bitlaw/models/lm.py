@@ -30,6 +30,7 @@ from bitlaw.models import moe
 from bitlaw.models.layers import (
     Grids,
     Structure,
+    at_least_f32,
     attention,
     linear,
     mlp,
@@ -47,6 +48,9 @@ class ModelConfig:
     """Shape of a model. Zeros mean: mlp_hidden = 4 * width, head_dim = width / heads.
 
     experts is empty, or says which experts take the place of every MLP, as in `moe.Experts`.
+    compute is the dtype of activations and products, float32 or bfloat16. Parameters are f32
+    either way, as are norms, the attention's softmax and the logits inside; a quantized matrix is
+    quantized from f32, then rounded to the dtype.
 
     Raises:
         ValueError: a field is out of range, named with its value.
@@ -62,6 +66,7 @@ class ModelConfig:
     context: int = 128
     vocab: int = 256
     experts: str = ""
+    compute: str = "float32"
 
     def __post_init__(self):
         for name in ("width", "depth", "heads", "kv_heads", "context", "vocab"):
@@ -76,6 +81,10 @@ class ModelConfig:
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
         object.__setattr__(self, "experts", str(self.moe or ""))
+        kinds = ("float32",) if self.experts else ("float32", "bfloat16")
+        if self.compute not in kinds:
+            where = " with experts" if self.experts else ""
+            raise ValueError(f"compute must be {' or '.join(kinds)}{where}, got {self.compute}")
 
     @property
     def moe(self) -> moe.Experts | None:
@@ -155,14 +164,16 @@ def apply(params, batch, config: ModelConfig, structure: Structure, grids: Grids
         batch: "inputs", "segment_ids" and "positions", i32[B, L] each.
         structure: what is quantized, compiled in; `grids`: to which levels, operands.
     Returns:
-        f32[B, L, V]
+        f32[B, L, V], also where products are of bfloat16.
     """
     return forward(params, batch, config, structure, grids, train=False)[0]
 
 
 def forward(params, batch, config: ModelConfig, structure: Structure, grids: Grids, train: bool):
     """The logits of `apply`, and what the routers of experts add to the loss in training, f32[]."""
-    x_BxLxD = params["embedding"][batch["inputs"]]
+    rounded = (lambda x: x.astype(jnp.bfloat16)) if config.compute == "bfloat16" else lambda x: x
+    # Looked up before, so that the gradients of a byte are summed in f32.
+    x_BxLxD = rounded(params["embedding"][batch["inputs"]])
     mask = attention_mask(batch["segment_ids"])
     cos, sin = rotations(batch["positions"], config.head_dim, config.context)
     turn = functools.partial(rotate, cos=cos, sin=sin)
@@ -187,4 +198,7 @@ def forward(params, batch, config: ModelConfig, structure: Structure, grids: Gri
         else:
             y_BxLxD = mlp(normed_BxLxD, block, config.mlp, product)
         x_BxLxD += y_BxLxD
-    return rms_norm(x_BxLxD, params["norm"]) @ params["head"], balance
+    normed_BxLxD = rms_norm(x_BxLxD, params["norm"])
+    wide = at_least_f32(normed_BxLxD)
+    logits = jnp.matmul(normed_BxLxD, rounded(params["head"]), preferred_element_type=wide)
+    return logits, balance

@@ -97,8 +97,9 @@ class Executor:
         self.study, self.setup, self.out, self.display = study, setup, out, display
         cores = sorted(os.sched_getaffinity(0))
         # Pinned when every core has its worker. Fewer are not (also when a quota of CPU time made
-        # them fewer): two such studies would share a core.
-        self.cores = cores if workers == len(cores) else [None] * workers
+        # them fewer): two such studies would share a core. Nor are those that feed a GPU.
+        pinned = setup.device == "cpu" and workers == len(cores)
+        self.cores = cores if pinned else [None] * workers
         self.workers: dict[int, Worker] = {}
         self.pending: list[Task] = []
         self.rows: dict[str, dict[str, Any]] = {}
@@ -252,6 +253,7 @@ def run_jobs(
     build: str,
     workers: int,
     display: Display,
+    device: str = "cpu",
 ) -> Outcome:
     """Every row of the jobs: those finished earlier in `out`, and the rest computed now.
 
@@ -260,7 +262,8 @@ def run_jobs(
         corpus: the argument of the study's `load`, picklable.
         out: a folder opened with `rows.opened`.
         workers: how many processes; pinned to a core each when that is the number of cores
-            in the affinity mask.
+            in the affinity mask and they compute on the CPU.
+        device: "cpu" or "cuda", which the workers then share.
 
     Raises:
         Interrupted: a stop signal arrived.
@@ -286,7 +289,7 @@ def run_jobs(
         display.say(f"{len(finished)} of {len(expected)} runs were finished earlier and are kept")
     if others := rows.count(out) - len(finished):
         display.say(f"{others} rows of other studies, data or builds are left alone in {out}")
-    setup = Setup(study.execute, study.load, study.identify, corpus, data_sha256, build)
+    setup = Setup(study.execute, study.load, study.identify, corpus, data_sha256, build, device)
     executor = Executor(study, setup, out, workers, display)
     executor.run([task for task in tasks if task.labels.keys() - finished.keys()], finished)
     rows.clear_in_flight(out)

@@ -19,7 +19,7 @@ from typing import Any
 
 from bitlaw.models.count import n_dense
 from bitlaw.models.lm import ModelConfig
-from bitlaw.studies import experts_page, reproduce, rows, run
+from bitlaw.studies import experts_page, presets, reproduce, rows, run
 from bitlaw.studies.experts_page import experts_of, router_of
 from bitlaw.studies.routed import RoutedFit, fit
 from bitlaw.studies.rows import StudyError
@@ -44,7 +44,7 @@ class Preset:
             for experts in ("", *routed)
         ]
         return [
-            reproduce.point("dense", model, self.tokens, seed)
+            presets.point("dense", model, self.tokens, seed)
             for model in models
             for seed in range(self.seeds)
         ]

@@ -30,8 +30,8 @@ from bitlaw.studies import packing_page, rows
 from bitlaw.studies.build import build_id
 from bitlaw.studies.display import choose_display
 from bitlaw.studies.executor import Study, run_jobs
+from bitlaw.studies.presets import learning_rate
 from bitlaw.studies.process import available_cores
-from bitlaw.studies.reproduce import learning_rate
 from bitlaw.studies.rows import StudyError
 from bitlaw.studies.run import Progress
 from bitlaw.train import data, glyphs, layouts

@@ -76,7 +76,7 @@ def start(index: int, core: int | None, setup: Setup, log: Path) -> Worker:
                     *(sys.executable, "-P", "-m", "bitlaw.studies.worker"),
                     *(str(there.fileno()), "any" if core is None else str(core)),
                 ],
-                env=environment(dict(os.environ)),
+                env=environment(dict(os.environ), setup.device),
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -99,3 +99,19 @@ def available_cores() -> list[int]:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cores = cores[: max(1, round(int(quota) / int(period)))]  # without a quota: int("max")
     return cores
+
+
+def check_device(device: str, what: str) -> None:
+    """Asks JAX, in a process of its own so that this one takes none of a GPU's memory.
+
+    Raises:
+        ValueError: the device is "cuda" and JAX finds none.
+    """
+    if device == "cpu":
+        return
+    code = "import jax; print(*sorted({d.platform for d in jax.devices()}))"
+    env = environment(dict(os.environ), device) | {"JAX_PLATFORMS": ""}
+    asked = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    found = (asked.stdout.split("\n")[-2:] or [""])[0] or "an error"
+    if found != "gpu":
+        raise ValueError(f"{what} needs a CUDA device, found: {found}")

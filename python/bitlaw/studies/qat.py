@@ -36,8 +36,8 @@ from bitlaw.studies import qat_report, rows, run
 from bitlaw.studies.build import build_id
 from bitlaw.studies.display import choose_display
 from bitlaw.studies.executor import Study, run_jobs
+from bitlaw.studies.presets import BATCH, learning_rate
 from bitlaw.studies.process import available_cores
-from bitlaw.studies.reproduce import BATCH, learning_rate
 from bitlaw.train import loop
 from bitlaw.train.data import VALIDATION_BYTES, Corpus, load
 

@@ -10,6 +10,7 @@ The terminal's table and the page's are the same rows.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -20,6 +21,7 @@ from bitlaw.pages import multiplier_figures, multipliers
 from bitlaw.pages.figure import png, svg
 from bitlaw.pages.view import View
 from bitlaw.studies.rows import StudyError, write_atomic
+from bitlaw.train.data import EPOCHS_FREE
 
 
 def write(
@@ -40,13 +42,14 @@ def write(
     view = View(fit)
     record = json.dumps(fit.to_dict(), indent=1, allow_nan=False)
     write_atomic(out / "fit.json", record + "\n")
-    write_atomic(out / "report.html", pages.page(view, bits_per_weight, per_nonzero(fit)))
+    notes = [*per_nonzero(fit), *repeated(out / "runs.csv")]
+    write_atomic(out / "report.html", pages.page(view, bits_per_weight, notes))
     picture = out / "figure.png"
     if fit.params:
         write_atomic(picture, png(multiplier_figures.headline(view)))
     else:
         _remove(picture)
-    return "\n".join([multipliers.text(view, bits_per_weight), *per_nonzero(fit)])
+    return "\n".join([multipliers.text(view, bits_per_weight), *notes])
 
 
 def write_files(fit: laws.Fit, out: Path) -> list[Path]:
@@ -119,6 +122,20 @@ def per_nonzero(fit: laws.Fit) -> list[str]:
             found.append(f"{entry.scheme}: {entry.eff / (1 - sparsity):.3f}")
     where = "eff counts all weights; per non-zero weight, as in arXiv:2309.08520"
     return [f"{where}: {', '.join(found)}"] if found else []
+
+
+def repeated(table: Path) -> list[str]:
+    """A sentence if a run saw its text more than once, by the column epochs of runs.csv."""
+    with open(table, newline="", encoding="utf-8") as file:
+        epochs = [float(row.get("epochs") or 0) for row in csv.DictReader(file)]
+    often = sum(e > EPOCHS_FREE for e in epochs)
+    if max(epochs, default=0) <= 1:
+        return []
+    return [
+        f"Text is repeated: {sum(e > 1 for e in epochs)} runs see it more than once, up to "
+        f"{max(epochs):.1f} times, {often} of them more than {EPOCHS_FREE} times (up to "
+        f"{EPOCHS_FREE} are about as good as fresh text, arXiv:2305.16264)."
+    ]
 
 
 def _remove(path: Path) -> None:

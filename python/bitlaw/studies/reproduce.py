@@ -5,12 +5,10 @@
 trains a grid of small language models, dense, quantized and sparse, on the same text with the same
 seeds, fits  L = a / (N * eff(C))^b + c / D^d + e  to their losses and prints eff(C) for every
 compression C: the share of the parameters that is left in effect (arXiv:2502.16440). At this scale
-these are measurements, not reproductions of the published numbers.
-
-Every size meets every budget, with about 15 tokens per parameter or more: below that the loss is
-limited by the data and says nothing about N. Seeds and data order are shared by all schemes.
+these are measurements, not reproductions of the published numbers. The grids are in `presets`.
 """
 
+import dataclasses
 import shutil
 import signal
 import tempfile
@@ -22,142 +20,13 @@ from typing import Any
 
 from bitlaw.formats import Scheme
 from bitlaw.models.count import n_params, n_total
-from bitlaw.models.lm import ModelConfig
 from bitlaw.studies import report, rows, run
 from bitlaw.studies.build import build_id
 from bitlaw.studies.display import choose_display, clock
 from bitlaw.studies.executor import Interrupted, Outcome, Study, run_jobs
-from bitlaw.studies.process import available_cores
+from bitlaw.studies.presets import PRESETS
+from bitlaw.studies.process import available_cores, check_device
 from bitlaw.train.data import load
-
-BATCH = 8
-TOKENS_PER_PARAMETER = 14  # at least; a model of 36,864 meets 2^19 at 14.2
-
-QUICK_SCHEMES = (
-    "dense",
-    "w=quest4/channel",
-    "w=quest2/channel",
-    "w=quest4/channel a=quest4/row",
-    "s=0.5",
-    "s=0.75",
-)
-CPU_SCHEMES = (
-    "dense",
-    *(f"w=quest{bits}/channel" for bits in (1, 2, 3, 4, 8)),
-    *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 4, 8)),
-    *(f"s={level}" for level in (0.25, 0.5, 0.75)),
-)
-SPARSE_SCHEMES = (
-    "dense",
-    *(f"s={level}" for level in (0.25, 0.5, 0.75, 0.875)),
-    *("s=2:4", "s=4:8", "s=1:4"),
-    *("s=0.5/ste", "s=0.75/rigl", "s=0.75/global"),
-    "w=quest4/channel s=2:4",
-)
-FORMAT_SCHEMES = (
-    "dense",
-    *("w=quest1/channel", "w=ternary/channel"),
-    *(f"w=quest{bits}/channel" for bits in (2, 3, 4, 8)),
-    *(f"w=quest{bits}/channel a=quest{bits}/row" for bits in (2, 3, 4, 8)),
-    *("w=mxfp4 a=mxfp4", "w=nvfp4 a=nvfp4"),
-)
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model of `12 * width^2 * depth` block weights, and how many seeds it is trained with."""
-
-    width: int
-    depth: int
-    seeds: int = 1
-    dense_seeds: int = 1
-
-    @property
-    def model(self) -> ModelConfig:
-        return ModelConfig(width=self.width, depth=self.depth)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Sizes x budgets x schemes; budgets with too few tokens per parameter are left out."""
-
-    sizes: tuple[Size, ...]
-    budgets: tuple[int, ...]  # training tokens (bytes), ascending
-    schemes: tuple[str, ...]
-
-    def runs(self, schemes: Sequence[str] = ()) -> list[run.Run]:
-        """Every run of the preset, with these schemes instead of its own if any are given."""
-        return [
-            point(scheme, size.model, budget, seed)
-            for scheme in schemes or self.schemes
-            for size in self.sizes
-            for seed in range(size.dense_seeds if scheme == "dense" else size.seeds)
-            for budget in self.budgets
-            if budget >= TOKENS_PER_PARAMETER * n_params(size.model)
-        ]
-
-
-# Narrower intervals than the quick study's, in hours.
-CPU_SIZES = (
-    Size(16, 2, seeds=3, dense_seeds=3),
-    Size(24, 2, seeds=3, dense_seeds=3),
-    Size(32, 3),
-    Size(48, 4),
-)
-CPU_BUDGETS = (2**20, 2**21, 2**22, 2**23)
-
-PRESETS = {
-    # 12 runs, under a minute: does everything work here?
-    "smoke": Preset(
-        sizes=(Size(8, 1), Size(16, 1)),
-        budgets=(2**16, 2**18),
-        schemes=("dense", "w=quest4/channel", "s=0.5"),
-    ),
-    # 120 runs, about 7 minutes on 2 cores: first multipliers. Every scheme has every seed: one that
-    # dense has alone is not paired, and its luck moved all multipliers by 7 % (docs/log.md).
-    "quick": Preset(
-        sizes=(
-            Size(16, 2, seeds=2, dense_seeds=2),
-            Size(24, 2, seeds=2, dense_seeds=2),
-            Size(32, 3, seeds=2, dense_seeds=2),
-            Size(40, 3),
-        ),
-        budgets=(2**19, 2**20, 2**21),
-        schemes=QUICK_SCHEMES,
-    ),
-    # About 2 hours on 2 cores: twelve schemes.
-    "cpu": Preset(CPU_SIZES, CPU_BUDGETS, CPU_SCHEMES),
-    # About 3 hours: patterns and methods of sparsity.
-    "cpu-sparse": Preset(CPU_SIZES, CPU_BUDGETS, SPARSE_SCHEMES),
-    # About 2 hours: every width of weights and activations, MX and NV.
-    "cpu-formats": Preset(CPU_SIZES, CPU_BUDGETS, FORMAT_SCHEMES),
-}
-
-
-def learning_rate(width: int) -> float:
-    """The peak learning rate for a width, the same for every scheme.
-
-        0.01 * (16 / width)^(2/3)
-
-    Within 5 % of the best found at widths 16, 24, 32 and 64: 1e-2, 8e-3, 6e-3 and 4e-3.
-    """
-    return 0.01 * (16 / width) ** (2 / 3)
-
-
-def point(
-    scheme: str, model: ModelConfig, d_tokens: int, seed: int, init: str = "", save: str = ""
-) -> run.Run:
-    """One run of the study: all else is the same, or follows from the width."""
-    return run.Run(
-        scheme=scheme,
-        model=model,
-        d_tokens=d_tokens,
-        seed=seed,
-        batch=BATCH,
-        learning_rate=learning_rate(model.width),
-        init=init,
-        save=save,
-    )
 
 
 def program(job: run.Job) -> Hashable:
@@ -165,7 +34,7 @@ def program(job: run.Job) -> Hashable:
     first = job.runs[0]
     scheme = Scheme.parse(first.scheme)
     specs = (scheme.w, scheme.a, scheme.g, scheme.s)
-    return first.model, tuple(spec and spec.structure for spec in specs)
+    return first.model, first.members > 1, tuple(spec and spec.structure for spec in specs)
 
 
 def label(one: run.Run) -> str:
@@ -226,27 +95,31 @@ def plan_runs(runs: Sequence[run.Run], data: str | Sequence[str] = "stdlib") -> 
 
 
 def plan_preset(
-    preset: str, schemes: Sequence[str] = (), data: str | Sequence[str] = "stdlib"
+    preset: str, schemes: Sequence[str] = (), data: str | Sequence[str] = (), device: str = ""
 ) -> Plan:
     """The plan of a preset.
 
     Args:
         preset: a name in PRESETS.
         schemes: instead of the preset's; "dense", the baseline of every multiplier, is always in.
-        data: "stdlib", or files and folders of text.
+        data: "stdlib", "installed", or files and folders of text; empty: the preset's own.
+        device: "cpu" or "cuda" instead of the preset's.
     Raises:
-        ValueError: an unknown preset or scheme; data that `plan_runs` refuses.
+        ValueError: an unknown preset or scheme; data that `plan_runs` refuses; no such device.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if schemes:
         schemes = tuple(dict.fromkeys(["dense", *(str(Scheme.parse(text)) for text in schemes)]))
-    return plan_runs(PRESETS[preset].runs(schemes), data)
+    chosen = dataclasses.replace(PRESETS[preset], device=device or PRESETS[preset].device)
+    check_device(chosen.device, f"preset {preset}")
+    return plan_runs(chosen.runs(schemes), data or chosen.data)
 
 
 def execute(plan: Plan, out: Path, workers: int = 0, study: Study = STUDY) -> Outcome:
     """Every row of a plan, from an opened folder or computed now; see `executor.run_jobs`."""
-    workers = workers or len(available_cores())
+    device = plan.runs[0].device
+    workers = workers or (run.GPU_WORKERS if device == "cuda" else len(available_cores()))
     jobs = run.group(plan.runs)
     display = choose_display()
     try:
@@ -266,6 +139,7 @@ def execute(plan: Plan, out: Path, workers: int = 0, study: Study = STUDY) -> Ou
             build=plan.build,
             workers=workers,
             display=display,
+            device=device,
         )
     finally:
         display.close()
@@ -276,7 +150,7 @@ def reproduce(plan: Plan, out: Path, workers: int = 0) -> Outcome:
 
     Args:
         out: made if missing; runs of the same build and data finished there are kept.
-        workers: processes; 0 is one per core.
+        workers: processes; 0 is one per core, or as many as share a GPU.
     Raises:
         StudyError: the folder cannot be written or is in use; workers do not start; the law cannot
             be fitted to these runs.

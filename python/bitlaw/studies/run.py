@@ -24,8 +24,15 @@ from bitlaw.train import checkpoint, optimizer
 from bitlaw.train.data import VALIDATION_BYTES, Corpus
 from bitlaw.train.loop import Branch, Recipe, train
 
+DEVICES = ("cpu", "cuda")
 HISTORY = ("d_tokens", "init_tokens", "avg_params", "flops")  # of a checkpoint's row, in ours
 COMPILE_SECONDS = 1.0  # 3 or 4 for the first job of a model and structure, 0 for the others
+
+# Guesses until a GPU has been measured; only the order of work and the time left hang on them.
+GPU_FLOPS = 990e12  # bf16, dense, of an H100 or H200 (NVIDIA's data sheets)
+GPU_SHARES = (0.1, 0.25)  # of them that a model of 1M, and of 16M weights or more, may reach
+GPU_COMPILE_SECONDS = 15.0
+GPU_WORKERS = 4  # that share a GPU: while one compiles or waits for data, others use it
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,12 @@ class Run:
 
     scheme is kept in its canonical form; d_tokens are training positions, batch counts rows; init
     is the folder of a checkpoint to start from, save one to write the parameters to at the end.
+    With members, the seeds 0 .. members - 1 are trained as one ensemble, which may change the last
+    bits of a row, as the device does: so both are part of the run.
 
     Raises:
-        ValueError: the scheme is unknown, the seed is out of range, or d_tokens is no whole number
-            of batches.
+        ValueError: the scheme or the device is unknown, the seed is out of range, or d_tokens is no
+            whole number of batches.
     """
 
     scheme: str
@@ -50,9 +59,15 @@ class Run:
     cooldown: float = optimizer.COOLDOWN
     init: str = ""
     save: str = ""
+    device: str = "cpu"
+    members: int = 1
 
     def __post_init__(self):
         object.__setattr__(self, "scheme", str(Scheme.parse(self.scheme)))
+        if self.device not in DEVICES:
+            raise ValueError(f"device must be {' or '.join(DEVICES)}, got {self.device}")
+        if self.members != 1 and not self.seed < self.members:
+            raise ValueError(f"seed must be less than members = {self.members}, got {self.seed}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2^32-1, got {self.seed}")
         tokens = self.batch * self.model.context
@@ -83,6 +98,13 @@ class Run:
             self.init,
         )
 
+    @property
+    def ensemble(self) -> Recipe:
+        """The recipe of the run and its fellow members; its own if it has none."""
+        if self.members == 1:
+            return self.recipe
+        return dataclasses.replace(self.recipe, seed=0, members=self.members)
+
     def id(self, data_sha256: str, build: str) -> str:
         """16 hex digits of the sha256 over the run, the corpus, the build and a user's code.
 
@@ -100,7 +122,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that share one trunk, by ascending d_tokens."""
+    """Runs that share one trunk, by ascending d_tokens; all seeds of an ensemble."""
 
     runs: tuple[Run, ...]
 
@@ -123,23 +145,31 @@ class Progress:
 def group(runs: Sequence[Run]) -> list[Job]:
     """The jobs of some runs: those equal but for d_tokens together, each pruned run alone.
 
-    Jobs keep the order of their first runs; a run given twice is done once.
+    Members of an ensemble are together too; all of them must be among the runs. Jobs keep the order
+    of their first runs; a run given twice is done once.
     """
     trunks: dict[Run, set[Run]] = {}
     for run in runs:
         pruned = Scheme.parse(run.scheme).s is not None
         trunk = run if pruned else dataclasses.replace(run, d_tokens=run.batch * run.model.context)
+        trunk = dataclasses.replace(trunk, seed=0) if run.members > 1 else trunk
         trunks.setdefault(trunk, set()).add(run)
     return [
-        Job(tuple(sorted(members, key=lambda run: run.d_tokens))) for members in trunks.values()
+        Job(tuple(sorted(runs, key=lambda run: (run.d_tokens, run.seed))))
+        for runs in trunks.values()
     ]
 
 
 def trained_tokens(runs: Sequence[Run]) -> int:
-    """Tokens that these runs of one trunk train: to the last cool-down, and every cool-down."""
-    begins = [optimizer.cooldown_begin(run.steps, run.cooldown) for run in runs]
-    steps = begins[-1] + sum(run.steps - begin for run, begin in zip(runs, begins, strict=True))
-    return steps * runs[0].batch * runs[0].model.context
+    """Tokens that these runs of one trunk train: to the last cool-down, and every cool-down.
+
+    Of every member of an ensemble.
+    """
+    first = runs[0]
+    budgets = sorted({run.steps for run in runs})
+    begins = [optimizer.cooldown_begin(steps, first.cooldown) for steps in budgets]
+    steps = begins[-1] + sum(end - begin for end, begin in zip(budgets, begins, strict=True))
+    return steps * first.batch * first.model.context * first.members
 
 
 def execute(
@@ -158,13 +188,13 @@ def execute(
     Raises:
         ValueError: the corpus does not suit a run.
     """
-    runs = {run.steps: run for run in job.runs if run.id(corpus.sha256, build) not in skip}
+    runs = [run for run in job.runs if run.id(corpus.sha256, build) not in skip]
     if not runs:
         return
-    corpus.check_budget(max(run.d_tokens for run in runs.values()))
+    corpus.check_budget(max(run.d_tokens for run in runs))
     first = job.runs[0]
-    tokens_per_step = first.batch * first.model.context
-    tokens_total = trained_tokens(list(runs.values()))
+    tokens_per_step = first.batch * first.model.context * first.members
+    tokens_total = trained_tokens(runs)
     tokens_done = 0
     row_began = chunk_began = time.perf_counter()
 
@@ -187,9 +217,13 @@ def execute(
             )
         )
 
-    for branch in train(first.recipe, corpus, list(runs), on_chunk):
-        run, now = runs[branch.steps], time.perf_counter()
+    wanted = {(run.steps, run.seed): run for run in runs}
+    for branch in train(first.ensemble, corpus, sorted({run.steps for run in runs}), on_chunk):
+        run, now = wanted.get((branch.steps, branch.seed)), time.perf_counter()
+        if run is None:  # a member that had its row when its fellows were lost
+            continue
         row = {"run_id": run.id(corpus.sha256, build)} | _row(run, branch)
+        row |= {"epochs": round(run.d_tokens / corpus.n_train_tokens, 3)}
         row |= {"seconds": now - row_began, "data_sha256": corpus.sha256, "version": build}
         if run.save and branch.params is not None:
             meta = {"model": dataclasses.asdict(run.model), "row": row}
@@ -242,6 +276,8 @@ def _row(run: Run, branch: Branch) -> dict[str, Any]:
         "n_dense": count.n_dense(run.model),
         "n_active": count.n_active(run.model),
         "experts": run.model.experts,
+        "compute": run.model.compute,
+        "device": run.device,
     }
 
 
@@ -265,15 +301,29 @@ def average_params(run: Run) -> float:
 
 
 def cost(job: Job) -> float:
-    """Estimated seconds on one core, for the order of work and the time left.
+    """Estimated seconds on one core, or on the GPU, for the order of work and the time left.
 
     Seconds per token, measured on one core of an AMD EPYC with 2 to 4 blocks of width 16 to 48:
     0.8e-6 + 0.0625e-6 * depth * width, and more where something is quantized.
     """
     first = job.runs[0]
+    if first.device == "cuda":
+        return _gpu_cost(job)
     scheme = Scheme.parse(first.scheme)
     seconds = 0.8e-6 + 0.0625e-6 * first.model.depth * first.model.width
     seconds *= 1 + 0.05 * (scheme.w is not None) + 0.2 * (scheme.a is not None)
     seconds *= 1 + 0.2 * (scheme.g is not None)
     tokens = trained_tokens(job.runs) + len(job.runs) * VALIDATION_BYTES / 3  # forward only
     return seconds * tokens + COMPILE_SECONDS
+
+
+def _gpu_cost(job: Job) -> float:
+    """Seconds on a GPU shared by GPU_WORKERS: operations at a share of its peak that grows with N.
+
+    share = GPU_SHARES[0] * (N / 1M)^(1/3), at most GPU_SHARES[1]
+    """
+    model = job.runs[0].model
+    low, high = GPU_SHARES
+    share = min(high, low * (count.n_params(model) / 1e6) ** (1 / 3))
+    flops = count.flops_per_token(model) * trained_tokens(job.runs)
+    return GPU_WORKERS * flops / (GPU_FLOPS * share) + GPU_COMPILE_SECONDS

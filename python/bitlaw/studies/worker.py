@@ -2,7 +2,8 @@
 
     python -P -m bitlaw.studies.worker FD CORE
 
-The executor starts one per core and keeps it for the whole study, so each program compiles once.
+The executor starts one per core, or a few that share a GPU, and keeps them for the whole study, so
+each program compiles once.
 Everything that could make a row depend on the shell it was started from (threads, JAX_* settings)
 is fixed by the environment the executor hands over, before jax is imported.
 
@@ -45,6 +46,7 @@ class Setup:
     corpus: Any  # the argument of load
     data_sha256: str
     build: str
+    device: str = "cpu"
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -53,19 +55,20 @@ def resolve(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def environment(inherited: dict[str, str]) -> dict[str, str]:
-    """The environment of a worker: one thread, the CPU, no JAX settings of the user's shell.
+def environment(inherited: dict[str, str], device: str = "cpu") -> dict[str, str]:
+    """The environment of a worker: one thread, its device, no JAX settings of the user's shell.
 
     Rows must not depend on the number of cores or on shell variables, so XLA's pool is one thread
     wide (NPROC) and its loops are not split (XLA_FLAGS). Huge pages in malloc and a traceback on
     SIGSEGV are conveniences: neither changes a number. PYTHONPATH makes both processes import the
     same modules.
+
+    On a GPU, XLA compiles on all cores and takes memory as it needs it, since workers share the
+    device. Rows may differ there in their last digits from one time to the next: XLA chooses
+    products by timing them, and adds up an embedding's gradients in no fixed order.
     """
     kept = {name: value for name, value in inherited.items() if not name.startswith("JAX_")}
-    return kept | {
-        "JAX_PLATFORMS": "cpu",
-        "NPROC": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    alone = {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
@@ -73,6 +76,11 @@ def environment(inherited: dict[str, str]) -> dict[str, str]:
         "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
+    if device == "cuda":
+        xla = {"XLA_FLAGS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return kept | alone | xla | {"JAX_PLATFORMS": "cuda"}
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return kept | alone | {"JAX_PLATFORMS": "cpu", "NPROC": "1", "XLA_FLAGS": flags}
 
 
 def listen(connection: Connection, inbox: queue.SimpleQueue) -> None:

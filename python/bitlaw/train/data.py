@@ -1,7 +1,8 @@
 """The training text: documents -> split by name -> packed rows.
 
 The default corpus is the standard library of the running interpreter: real text that every machine
-has, with no network. Documents are bytes, the vocabulary is 256.
+has, with no network. Documents are bytes, the vocabulary is 256. A GPU's budgets ask for more: the
+sources of all installed packages.
 """
 
 import functools
@@ -9,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -120,7 +122,7 @@ def load(
     context: int = CONTEXT,
     validation_bytes: int = VALIDATION_BYTES,
 ) -> Corpus:
-    """The corpus of a source: "stdlib", or .txt and .jsonl files and folders of them.
+    """The corpus of a source: "stdlib", "installed", or .txt and .jsonl files and folders of them.
 
     Of documents with the same bytes only the first by name is kept: a copy must not be trained on
     when the other is held out.
@@ -132,7 +134,8 @@ def load(
     Raises:
         ValueError: a path cannot be read or holds no text; too little validation or training text.
     """
-    named = stdlib() if source == "stdlib" else _files(source)
+    known = isinstance(source, str) and source in SOURCES
+    named = SOURCES[source]() if known else _files(source)
     first: dict[bytes, str] = {}
     for name, text in sorted(named):
         first.setdefault(text, name)
@@ -195,13 +198,35 @@ def stdlib() -> Iterator[tuple[str, bytes]]:
                 continue
 
 
+def installed() -> Iterator[tuple[str, bytes]]:
+    """The standard library, its tests too, and every installed package but this one: .py files.
+
+    Named by their path below the standard library or a folder of packages.
+    """
+    library, packages = Path(sysconfig.get_path("stdlib")), {"site-packages", "dist-packages"}
+    folders = [path.resolve() for path in map(Path, sys.path) if path.name in packages]
+    for root in dict.fromkeys([library, *folders]):
+        for path in sorted(root.rglob("*.py")):
+            name = path.relative_to(root)
+            twice = root == library and not packages.isdisjoint(name.parts)
+            if not twice and name.parts[0] != "bitlaw":
+                try:
+                    yield name.as_posix(), path.read_bytes()
+                except OSError:
+                    continue
+
+
+SOURCES = {"stdlib": stdlib, "installed": installed}  # named, of this machine
+
+
 def _files(source: Sequence[str | os.PathLike]) -> Iterator[tuple[str, bytes]]:
     """The documents of files and folders, in the order given; inside a folder sorted by path."""
     if isinstance(source, str):
         source = [source]
-    if "stdlib" in source:
+    if not SOURCES.keys().isdisjoint(source):
         raise ValueError(
-            f"data must be stdlib alone, or files and folders, got {' '.join(map(str, source))}"
+            f"data must be {' or '.join(SOURCES)} alone, or files and folders, "
+            f"got {' '.join(map(str, source))}"
         )
     for given in map(Path, source):
         if not given.exists():

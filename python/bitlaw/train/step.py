@@ -3,6 +3,9 @@
 One of each per model shape and structure of the scheme. Everything a study varies is an operand:
 budgets and schedules as learning rates, bit widths as grids, sparsities in the optimizer's state. A
 chunk is a loop of up to CHUNK steps in one program: fewer dispatches, and one report per chunk.
+
+An ensemble is several seeds in one program: every leaf of its state and every batch has a first
+axis of members, over which the step is mapped (vmap). They share learning rates and grids only.
 """
 
 import functools
@@ -89,31 +92,38 @@ def _batch_loss(params, batch, config, structure, grids, key, teacher=None):
 
 
 @functools.lru_cache
-def _train_program(config: ModelConfig, structure: Structure):
+def _train_program(config: ModelConfig, structure: Structure, ensemble: bool):
     tx = optimizer.adamw()
     if structure.sparse is not None:
         # `update` reads the schedule from the state, so any schedule makes the same program.
         tx = optimizer.sparse(structure.sparse, 100)
 
+    def step(state, batch, rate, key, grids, teacher):
+        value, gradients = jax.value_and_grad(_batch_loss)(
+            state.params, batch, config, structure, grids, key, teacher
+        )
+        updates, optimizer_state = tx.update(
+            sites.without_overwritten(gradients, structure),
+            state.optimizer,
+            state.params,
+            learning_rate=rate,
+        )
+        params = optax.apply_updates(state.params, updates)
+        params = sites.overwrite(params, gradients, structure)
+        return State(params, optimizer_state), value
+
+    if ensemble:
+        step = jax.vmap(step, in_axes=(0, 0, None, 0, None, None))
+
     @functools.partial(jax.jit, donate_argnums=0)
     def program(state, batches, learning_rates, keys, n_steps, grids, teacher):
-        def step(i, carry):
+        def advance(i, carry):
             state, losses = carry
             batch = jax.tree.map(lambda x: x[i], batches)
-            value, gradients = jax.value_and_grad(_batch_loss)(
-                state.params, batch, config, structure, grids, keys[i], teacher
-            )
-            updates, optimizer_state = tx.update(
-                sites.without_overwritten(gradients, structure),
-                state.optimizer,
-                state.params,
-                learning_rate=learning_rates[i],
-            )
-            params = optax.apply_updates(state.params, updates)
-            params = sites.overwrite(params, gradients, structure)
-            return State(params, optimizer_state), losses.at[i].set(value)
+            state, value = step(state, batch, learning_rates[i], keys[i], grids, teacher)
+            return state, losses.at[i].set(value)
 
-        return jax.lax.fori_loop(0, n_steps, step, (state, jnp.zeros(CHUNK)))
+        return jax.lax.fori_loop(0, n_steps, advance, (state, jnp.zeros(keys.shape[:-1])))
 
     return program
 
@@ -140,20 +150,28 @@ def train_chunk(
     does not read, so how steps are cut into chunks changes no bit.
 
     Args:
-        batches: as `Corpus.train_batches` gives them, [steps, B, L] each.
+        batches: as `Corpus.train_batches` gives them, [steps, B, L] each; [steps, members, B, L]
+            of an ensemble.
         learning_rates: f32[steps]
-        keys: u32[steps, 2], for stochastic rounding (`step_keys`).
+        keys: u32[steps, 2] or u32[steps, members, 2], for stochastic rounding (`step_keys`).
         teacher: parameters of a dense model, whose probabilities are then the targets.
     Returns:
-        state, f32[steps] in nats per byte
+        state, f32[steps] or f32[steps, members] in nats per byte
     """
     n_steps = len(learning_rates)
-    pad = CHUNK - n_steps
-    batches = {k: np.pad(x, [(0, pad), (0, 0), (0, 0)]) for k, x in batches.items()}
-    program = _train_program(config, structure)
-    learning_rates = np.pad(learning_rates, (0, pad))
-    keys = np.zeros((CHUNK, 2), np.uint32) if keys is None else np.pad(keys, [(0, pad), (0, 0)])
-    state, losses = program(state, batches, learning_rates, keys, n_steps, grids, teacher)
+    padded = lambda x: np.pad(x, [(0, CHUNK - n_steps)] + [(0, 0)] * (x.ndim - 1))
+    members = batches["inputs"].shape[1:-2]
+    if keys is None:
+        keys = np.zeros((n_steps, *members, 2), np.uint32)
+    state, losses = _train_program(config, structure, bool(members))(
+        state,
+        {name: padded(x) for name, x in batches.items()},
+        padded(learning_rates),
+        padded(keys),
+        n_steps,
+        grids,
+        teacher,
+    )
     return state, np.asarray(losses)[:n_steps]
 
 
