@@ -27,7 +27,8 @@ struct EncodeLevels {
   }
   BITLAW_LEAF static int32_t nf4(float level) {
     int32_t code = 0;
-    for (int k = 0; k < 15; ++k) code += level > kNf4[k];
+    BITLAW_UNROLL
+    for (int k = 0; k < 15; ++k) code += level > nf4_level(k);
     return code;
   }
   // A NaN level of a uniform grid, whose scale is NaN too, must not reach the conversion.
@@ -58,24 +59,24 @@ struct EncodeLevels {
   }
 };
 
-// The level of every code; NaN beyond the largest one.
-inline void decode_table(Kind kind, int64_t bits, Grid g, float* level) {
+// The level of a code; NaN beyond the largest one.
+BITLAW_LEAF float level_of_code(Kind kind, int bits, Grid g, int code) {
   const int codes = 1 << bits, sign = codes / 2;
-  for (int c = 0; c < codes; ++c) {
-    if (kind == Kind::nf4) {
-      level[c] = kNf4[c];
-    } else if (kind == Kind::floating) {
-      const int mag = c % sign, steps = static_cast<int>(1.0f / g.epsilon());
-      const int exponent = mag / steps, part = mag % steps;
-      float v = static_cast<float>(exponent ? steps + part : part) * g.epsilon();
-      v *= g.smallest_normal() * static_cast<float>(1u << std::clamp(exponent - 1, 0, 30));
-      level[c] = v > g.largest() ? kNan : c < sign ? v : -v;
-    } else if (kind == Kind::uniform && g.offset() == 0.0f) {
-      level[c] = static_cast<float>(c < sign ? c : c - codes);
-    } else {
-      level[c] = static_cast<float>(c) + g.qmin() + g.offset();
-    }
+  if (kind == Kind::nf4) return nf4_level(code);
+  if (kind == Kind::floating) {
+    const int mantissa = 127 - (bits_of(g.epsilon()) >> 23), mag = code & (sign - 1);
+    const int exponent = mag >> mantissa, part = mag & ((1 << mantissa) - 1);
+    float v = static_cast<float>(exponent ? (1 << mantissa) + part : part) * g.epsilon();
+    const int power = exponent < 1 ? 0 : exponent > 31 ? 30 : exponent - 1;
+    v *= g.smallest_normal() * static_cast<float>(1u << power);
+    return v > g.largest() ? kNan : code < sign ? v : -v;
   }
+  if (kind == Kind::uniform && g.offset() == 0.0f)
+    return static_cast<float>(code < sign ? code : code - codes);
+  return static_cast<float>(code) + g.qmin() + g.offset();
+}
+inline void decode_table(Kind kind, int64_t bits, Grid g, float* level) {
+  for (int c = 0; c < 1 << bits; ++c) level[c] = level_of_code(kind, static_cast<int>(bits), g, c);
 }
 
 }  // namespace bitlaw

@@ -33,14 +33,14 @@ struct SortAttrs {
 };
 
 // Ordered like the gate, largest first; both zeros equal, NaN last.
-inline uint32_t gate_key(float gate) {
+BITLAW_LEAF uint32_t gate_key(float gate) {
   const uint32_t bits = std::bit_cast<uint32_t>(gate + 0.0f);  // -0 + 0 is +0
   if (gate != gate) return ~uint32_t{0};
   return ~(bits >> 31 ? ~bits : bits | 0x80000000u);
 }
 
 // Of a token, by its largest gate; NaN anywhere is last.
-inline uint32_t token_key(const float* gate, int64_t k) {
+BITLAW_LEAF uint32_t token_key(const float* gate, int64_t k) {
   uint32_t best = ~uint32_t{0}, worst = 0;
   for (int64_t j = 0; j < k; ++j) {
     const uint32_t key = gate_key(gate[j]);
@@ -212,7 +212,7 @@ inline void plan_by_gate(const Parallel& par, View<const int32_t, 3> expert,
 inline void dispatch_plan(const Parallel& par, View<const int32_t, 3> expert,
                           View<const float, 3> gate, View<int32_t, 3> slot, View<int32_t, 2> source,
                           View<int32_t, 2> count, DispatchAttrs a) {
-  const int64_t items = expert.shape[0], tokens = expert.shape[1], k = expert.shape[2];
+  const int64_t tokens = expert.shape[1], k = expert.shape[2];
   require(a.experts >= 1 && a.capacity >= 1 && k >= 1, "experts, capacity and k must be positive");
   require(a.experts * a.capacity + tokens * k < (int64_t{1} << 31), "slots must be below 2^31");
   if (a.priority == "gate") return plan_by_gate(par, expert, gate, slot, source, count, a);

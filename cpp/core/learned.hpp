@@ -89,6 +89,11 @@ struct LearnedSums {
   double scale = 0, zero = 0;
 };
 
+// Of the sum over what lies outside.
+BITLAW_LEAF float zero_gradient(float scale, double sum) {
+  return 0.0f - scale * static_cast<float>(sum);
+}
+
 // Element j goes to lane j mod 16; lanes add up in halves.
 inline constexpr int kTermLanes = 16;
 BITLAW_LEAF void add_lanes(const float* terms, int64_t n, double* lane) {
@@ -198,7 +203,7 @@ struct LearnedCall {
     const bool zeros = estimator == Learned::lsq_plus;
     float* out = sums + item * groups() * (zeros ? 2 : 1) + group;
     *out = static_cast<float>(s.scale);
-    if (zeros) out[groups()] = 0.0f - scale[item * groups() + group] * static_cast<float>(s.zero);
+    if (zeros) out[groups()] = zero_gradient(scale[item * groups() + group], s.zero);
   }
   // Calls run.template operator()<estimator, pruned>().
   template <class Run>
@@ -218,8 +223,8 @@ struct LearnedCall {
   }
 };
 
-// Elements of a group that one thread adds up; parts add up in order.
-inline constexpr int64_t kLearnedPart = 32 * 1024;
+// Elements of a group that one thread adds up, rows of an item that do; both add up in order.
+inline constexpr int64_t kLearnedPart = 32 * 1024, kLearnedPanel = 64;
 
 // Items of one row: groups lie one after the other, long ones in parts.
 template <class T>
@@ -257,7 +262,7 @@ void learned_rows(const Parallel& par, const LearnedCall<T>& q) {
 // An item of several rows: panels of rows sum column by column, then panels and columns in order.
 template <class T>
 void learned_columns(const Parallel& par, const LearnedCall<T>& q, int64_t item) {
-  constexpr int64_t kPanel = 64;
+  constexpr int64_t kPanel = kLearnedPanel;
   const int64_t rows = q.x.shape[1], cols = q.x.shape[2], groups = q.groups();
   const int64_t panels = (rows + kPanel - 1) / kPanel;
   std::vector<float> scale(cols), inv(cols), zero(cols);

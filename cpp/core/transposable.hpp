@@ -43,16 +43,20 @@ struct TilePatterns {
   }
 };
 
-// The index of the pattern of largest sum of |x|, the first among equals. Sums run over the
-// elements in order, of magnitudes up to 2^120; a NaN counts as -2^120.
+// What an element adds to the sum of a pattern: its magnitude up to 2^120; a NaN -2^120.
+BITLAW_LEAF float tile_value(float x) {
+  const float magnitude = std::fabs(x);
+  const float capped = magnitude < 0x1p120f ? magnitude : 0x1p120f;
+  return selection_key(x) == 0 ? -0x1p120f : capped;
+}
+
+// The index of the pattern of largest sum, the first among equals. Sums run over the elements in
+// order.
 struct BestPattern {
   BITLAW_LEAF static void run(const float* tile, const TilePatterns* patterns, int* best) {
     float sums[TilePatterns::kMost] = {};
     for (int j = 0; j < 16; ++j) {
-      const float magnitude = std::fabs(tile[j]);
-      const float capped = magnitude < 0x1p120f ? magnitude : 0x1p120f;
-      const float value = selection_key(tile[j]) == 0 ? -0x1p120f : capped;
-      const uint32_t bits = std::bit_cast<uint32_t>(value);
+      const uint32_t bits = std::bit_cast<uint32_t>(tile_value(tile[j]));
       for (int p = 0; p < TilePatterns::kMost; ++p)
         sums[p] += std::bit_cast<float>(patterns->bits[j][p] & bits);
     }
@@ -67,20 +71,24 @@ struct BestPattern {
 // pruned share is chosen so: for it one move always exists.
 struct GreedyTile {
   int64_t m, share;
-  std::vector<uint8_t> taken;
-  std::vector<int64_t> rows, cols;
+  uint8_t* taken;        // [m, m], zeros before
+  int32_t *rows, *cols;  // [m], zeros before: how many are taken
 
-  bool room(int64_t r, int64_t c) const { return rows[r] < share && cols[c] < share; }
-  bool at(int64_t r, int64_t c) const { return taken[r * m + c]; }
-  void take(int64_t r, int64_t c) { taken[r * m + c] = 1, ++rows[r], ++cols[c]; }
+  BITLAW_LEAF bool room(int64_t r, int64_t c) const { return rows[r] < share && cols[c] < share; }
+  BITLAW_LEAF bool at(int64_t r, int64_t c) const { return taken[r * m + c]; }
+  BITLAW_LEAF void take(int64_t r, int64_t c) { taken[r * m + c] = 1, ++rows[r], ++cols[c]; }
 
-  void fill(const std::vector<int64_t>& order) {
-    for (int64_t i : order)
-      if (room(i / m, i % m)) take(i / m, i % m);
+  // element(i) comes i-th.
+  template <class Order>
+  BITLAW_LEAF void fill(const Order& element) {
+    for (int64_t i = 0; i < m * m; ++i) {
+      const int64_t e = element(i);
+      if (room(e / m, e % m)) take(e / m, e % m);
+    }
     while (complete_one()) {
     }
   }
-  bool complete_one() {
+  BITLAW_LEAF bool complete_one() {
     int64_t row = -1, col = -1;
     for (int64_t i = 0; i < m * m; ++i) {
       if (!room(i / m, i % m)) continue;
@@ -108,10 +116,18 @@ inline void greedy_tile(const float* tile, int64_t n, int64_t m, bool* keep) {
     return selection_key(tile[a]) > selection_key(tile[b]);
   });
   if (pruning) std::reverse(order.begin(), order.end());
-  GreedyTile greedy{m, pruning ? m - n : n, std::vector<uint8_t>(m * m), std::vector<int64_t>(m),
-                    std::vector<int64_t>(m)};
-  greedy.fill(order);
-  for (int64_t i = 0; i < m * m; ++i) keep[i] = (greedy.taken[i] != 0) != pruning;
+  std::vector<uint8_t> taken(m * m);
+  std::vector<int32_t> counts(2 * m);
+  GreedyTile greedy{m, pruning ? m - n : n, taken.data(), counts.data(), counts.data() + m};
+  greedy.fill([&](int64_t i) { return order[i]; });
+  for (int64_t i = 0; i < m * m; ++i) keep[i] = (taken[i] != 0) != pruning;
+}
+
+template <class T>
+void check_tiles(View<const T, 3> x, TransposableAttrs a) {
+  require(a.m >= 1 && a.m <= kMaxTile, "m must be in [1, 64], got " + std::to_string(a.m));
+  require(a.n >= 1 && a.n <= a.m, "n must be in [1, m], got " + std::to_string(a.n));
+  require(x.shape[1] % a.m == 0 && x.shape[2] % a.m == 0, "m must divide both axes of x");
 }
 
 // mask[item] has n ones in every row and every column of each m by m tile: the largest possible sum
@@ -120,9 +136,7 @@ template <class T>
 void transposable_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2> mask,
                        TransposableAttrs a) {
   const int64_t rows = x.shape[1], cols = x.shape[2], m = a.m;
-  require(m >= 1 && m <= kMaxTile, "m must be in [1, 64], got " + std::to_string(m));
-  require(a.n >= 1 && a.n <= m, "n must be in [1, m], got " + std::to_string(a.n));
-  require(rows % m == 0 && cols % m == 0, "m must divide both axes of x");
+  check_tiles(x, a);
   if (x.size() == 0) return;
   static const TilePatterns kPatterns[] = {TilePatterns(1), TilePatterns(2), TilePatterns(3),
                                            TilePatterns(4)};

@@ -100,6 +100,13 @@ template <class T>
 void search_scales(Stream stream, const Groups<T>& g, const float* grid, const Choices& c,
                    float* scale);
 
+struct Operands;
+
+// Values y or, where the operands say so, codes; `scale` and `zero` are written unless given.
+template <class T>
+void quantize_array(Stream stream, View<const T, 3> x, T* y, float* scale, float* zero, bool given,
+                    const Operands& o, uint8_t* workspace, const Choices& c);
+
 // y = the transform of each run of `size` consecutive elements, with the signs of the op hadamard.
 template <class T, class U>
 void rotate(Stream stream, const T* x, const uint8_t* signs, U* y, int64_t items, int64_t rows,

@@ -1,97 +1,166 @@
-// Radix selection: the key's 31 bits are resolved 11, 10 and 10 at a time, each time by a histogram
-// of the keys that share the bits found so far. Three reads, then one to mark; where some of the
-// equal elements go and others stay, one more to number them by index. Sums are of integers, so no
-// order of atomics shows.
+// Radix selection: the key's 31 bits are resolved 12, 12 and 7 at a time, each time by a histogram
+// of the keys in the bin found so far. Three reads, then one to mark; where some of the equal
+// elements go and others stay, one more to number them by index. Sums are of integers, so no order
+// of atomics shows.
+//
+// Bytes per element of b bytes: top_k_mask 4 b + 1 / 8 (with ties 5 b), select_threshold 3 b,
+// key_histogram b, threshold_mask b + 1 / 8 (with ties 2 b).
 #include <cub/block/block_scan.cuh>
 
-#include "cuda/launch.cuh"
+#include "cuda/groups.cuh"
 #include "cuda/select.hpp"
 
 namespace bitlaw::cuda {
 namespace {
 
-inline constexpr int kBins = 2048;
 inline constexpr int kLevels = 3;
-inline constexpr int kTile = 8 * kThreads;  // elements a block marks at a time, a byte per thread
+inline constexpr int kLevelShift[kLevels] = {31 - kBinBits, 31 - 2 * kBinBits, 0};
+inline constexpr uint32_t kLevelBins[kLevels] = {kBins, kBins, 1 << kLevelShift[1]};
+inline constexpr int kTile = kChunk * kThreads;  // elements a block marks, a byte per thread
+inline constexpr int64_t kCounting = 1024;       // blocks that count keys: each adds up its bins
 
-__host__ __device__ constexpr int shift_of(int level) {
-  return level == 0 ? 20 : level == 1 ? 10 : 0;
-}
-__host__ __device__ constexpr int bits_of(int level) { return level == 0 ? 11 : 10; }
+using Scan = cub::BlockScan<uint32_t, kThreads>;
 
 // One item's workspace; behind it a count of ties per tile.
 struct Selection {
   uint32_t bins[kBins];
-  uint32_t key;   // the bits of the threshold found so far
-  uint32_t left;  // elements still to be taken from the keys with those bits
+  int32_t key;    // of the keys found so far, the least; in the end the threshold
+  uint32_t left;  // elements still to be taken from them
   uint32_t some;  // whether only some of the elements equal to the threshold are taken
-  uint32_t none;  // whether nothing is taken at all
 
   __device__ uint32_t* ties() { return reinterpret_cast<uint32_t*>(this + 1); }
 };
 
-__device__ Selection& of_item(uint8_t* workspace, int64_t bytes, int64_t item) {
-  return *reinterpret_cast<Selection*>(workspace + item * bytes);
-}
+struct Space {
+  uint8_t* data;
+  int64_t bytes;
+  __device__ Selection& operator[](int64_t item) const {
+    return *reinterpret_cast<Selection*>(data + item * bytes);
+  }
+};
 
-__global__ void begin_selection(const int32_t* keep, int64_t items, int64_t n, uint8_t* workspace,
-                                int64_t bytes) {
-  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    Selection& s = of_item(workspace, bytes, item);
-    for (int b = threadIdx.x; b < kBins; b += kThreads) s.bins[b] = 0;
-    if (threadIdx.x == 0) {
-      const int64_t k = keep[item] < 0 ? 0 : keep[item] > n ? n : keep[item];
-      s.key = 0;
-      s.left = static_cast<uint32_t>(k);
-      s.some = 0;
-      s.none = k == 0;
+// Keys of |x| scale, a chunk at a time; without scales, of |x|.
+template <class T>
+struct Keys {
+  const T* x;
+  const float* scale;
+  int64_t items, n;
+  bool whole;
+
+  Keys(View<const T, 2> x, const float* scale)
+      : x(x.data),
+        scale(scale),
+        items(x.shape[0]),
+        n(x.shape[1]),
+        whole(aligned(x.data, x.shape[1])) {}
+  int64_t tiles() const { return (n + kTile - 1) / kTile; }
+  dim3 grid(int64_t most) const {
+    return dim3(static_cast<unsigned>(std::min(tiles(), most)),
+                static_cast<unsigned>(std::min<int64_t>(items, 65535)));
+  }
+  // How many elements there are from `first`, at most a chunk, and their keys.
+  BITLAW_LEAF int load(int64_t item, int64_t first, int32_t* key) const {
+    const int64_t rest = n - first;
+    const int count = static_cast<int>(rest < kChunk ? (rest < 0 ? 0 : rest) : kChunk);
+    float v[kChunk];
+    cuda::load(x + item * n + first, count, whole && count > 0, v);
+    const float by = scale ? scale[item] : 1.0f;
+    for (int j = 0; j < kChunk; ++j) key[j] = scaled_key(v[j], by);
+    return count;
+  }
+};
+
+// Adds an item's keys inside the first `used` bins of the range, and those beyond to `above`.
+template <class T>
+__device__ void count_range(const Keys<T>& keys, int64_t item, Range range, uint32_t used,
+                            uint32_t* bins, uint32_t* above) {
+  __shared__ uint32_t part[kBins];
+  for (int b = threadIdx.x; b < kBins; b += kThreads) part[b] = 0;
+  __syncthreads();
+  uint32_t over = 0, zeros = 0;  // pruned weights are many, and all in one bin
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kTile;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kTile + kChunk * threadIdx.x; i < keys.n;
+       i += stride) {
+    int32_t key[kChunk];
+    const int count = keys.load(item, i, key);
+    BITLAW_UNROLL
+    for (int j = 0; j < kChunk; ++j) {
+      if (j >= count || key[j] < range.lo) continue;
+      const uint32_t bin = range.bin(key[j]);
+      over += bin >= used;
+      zeros += key[j] == kZeroKey;
+      if (bin < used && key[j] != kZeroKey) atomicAdd(&part[bin], 1u);
     }
   }
+  if (zeros && range.bin(kZeroKey) < used) atomicAdd(&part[range.bin(kZeroKey)], zeros);
+  if (above && over) atomicAdd(above, over);
+  __syncthreads();
+  for (int b = threadIdx.x; b < kBins; b += kThreads)
+    if (part[b]) atomicAdd(&bins[b], part[b]);
+  __syncthreads();
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    count_keys(const T* x, int64_t items, int64_t n, uint8_t* workspace, int64_t bytes, int level) {
-  __shared__ uint32_t bins[kBins];
-  const int shift = shift_of(level), above = shift + bits_of(level);
-  const uint32_t mask = (1u << bits_of(level)) - 1;
-  for (int64_t item = blockIdx.y; item < items; item += gridDim.y) {
-    Selection& s = of_item(workspace, bytes, item);
-    for (int b = threadIdx.x; b < kBins; b += kThreads) bins[b] = 0;
-    __syncthreads();
-    const T* of_x = x + item * n;
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n;
-         i += stride) {
-      const auto key = static_cast<uint32_t>(selection_key(to_float(of_x[i])));
-      if (key >> above == s.key) atomicAdd(&bins[key >> shift & mask], 1u);
+    count_level(Keys<T> keys, Space space, int shift, uint32_t used) {
+  for (int64_t item = blockIdx.y; item < keys.items; item += gridDim.y)
+    count_range(keys, item, {space[item].key, shift}, used, space[item].bins, nullptr);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    count_given(Keys<T> keys, const int32_t* ranges, uint32_t* above, uint32_t* bins) {
+  for (int64_t item = blockIdx.y; item < keys.items; item += gridDim.y) {
+    const int32_t lo = ranges[2 * item], shift = ranges[2 * item + 1];
+    const Range range{lo < 0 ? 0 : lo, shift < 0               ? 0
+                                       : shift > 31 - kBinBits ? 31 - kBinBits
+                                                               : shift};
+    count_range(keys, item, range, kBins, bins + item * kBins, above + item);
+  }
+}
+
+__global__ void begin_selection(const int32_t* keep, int64_t items, int64_t n, Space space) {
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    Selection& s = space[item];
+    for (int b = threadIdx.x; b < kBins; b += kThreads) s.bins[b] = 0;
+    if (threadIdx.x == 0) {
+      const int64_t k = keep[item] < 0 ? 0 : keep[item] > n ? n : keep[item];
+      s.key = k ? 0 : kKeys;  // beyond all: nothing is counted, nothing taken
+      s.left = static_cast<uint32_t>(k);
+      s.some = 0;
     }
-    __syncthreads();
-    for (int b = threadIdx.x; b < kBins; b += kThreads)
-      if (bins[b]) atomicAdd(&s.bins[b], bins[b]);
-    __syncthreads();
+  }
+}
+
+__global__ void begin_marking(const int32_t* threshold, const int32_t* ties, int64_t items,
+                              Space space) {
+  for (int64_t item = blockIdx.x * int64_t{kThreads} + threadIdx.x; item < items;
+       item += gridDim.x * int64_t{kThreads}) {
+    Selection& s = space[item];
+    s.some = ties[item] > 0;
+    s.key = s.some || threshold[item] >= kKeys ? threshold[item] : threshold[item] + 1;
+    s.left = s.some ? static_cast<uint32_t>(ties[item]) : 0;
   }
 }
 
 // Finds the bin that holds the last element to be taken, the largest keys first, and clears the
 // bins for the next level.
-__global__ void __launch_bounds__(kThreads)
-    choose_bin(int64_t items, uint8_t* workspace, int64_t bytes, int level) {
+__global__ void __launch_bounds__(kThreads) choose_bin(int64_t items, Space space, int shift) {
   constexpr int kEach = kBins / kThreads;
-  using Scan = cub::BlockScan<uint32_t, kThreads>;
   __shared__ typename Scan::TempStorage storage;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    Selection& s = of_item(workspace, bytes, item);
-    const uint32_t left = s.left, key = s.key;
+    Selection& s = space[item];
+    const uint32_t left = s.left;
+    const int32_t key = s.key;
     uint32_t count[kEach], before[kEach];
     for (int j = 0; j < kEach; ++j) count[j] = s.bins[kBins - 1 - (threadIdx.x * kEach + j)];
     Scan(storage).ExclusiveSum(count, before);
     __syncthreads();
     for (int j = 0; j < kEach; ++j) {
-      const int bin = kBins - 1 - (static_cast<int>(threadIdx.x) * kEach + j);
+      const int bin = static_cast<int>(kBins) - 1 - (static_cast<int>(threadIdx.x) * kEach + j);
       s.bins[bin] = 0;
       if (before[j] < left && left <= before[j] + count[j]) {  // true for one bin, or none
-        s.key = key << bits_of(level) | static_cast<uint32_t>(bin);
+        s.key = key + (bin << shift);
         s.left = left - before[j];
         s.some = left - before[j] < count[j];
       }
@@ -100,33 +169,29 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Elements equal to the threshold, before each tile of the item.
+// Elements equal to the threshold, in each tile of the item.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    count_ties(const T* x, int64_t items, int64_t n, uint8_t* workspace, int64_t bytes) {
-  const int64_t tiles = (n + kTile - 1) / kTile;
-  for (int64_t item = blockIdx.y; item < items; item += gridDim.y) {
-    Selection& s = of_item(workspace, bytes, item);
+__global__ void __launch_bounds__(kThreads) count_ties(Keys<T> keys, int64_t tiles, Space space) {
+  __shared__ typename Scan::TempStorage storage;
+  for (int64_t item = blockIdx.y; item < keys.items; item += gridDim.y) {
+    Selection& s = space[item];
     if (!s.some) continue;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      int total = 0;
-      for (int j = 0; j < 8; ++j) {
-        const int64_t i = tile * kTile + j * kThreads + threadIdx.x;
-        const bool tie =
-            i < n && static_cast<uint32_t>(selection_key(to_float(x[item * n + i]))) == s.key;
-        total += __syncthreads_count(tie);
-      }
-      if (threadIdx.x == 0) s.ties()[tile] = static_cast<uint32_t>(total);
+      int32_t key[kChunk];
+      const int count = keys.load(item, tile * kTile + kChunk * threadIdx.x, key);
+      uint32_t equal = 0, before, total;
+      for (int j = 0; j < kChunk; ++j) equal += j < count && key[j] == s.key;
+      Scan(storage).ExclusiveSum(equal, before, total);
+      if (threadIdx.x == 0) s.ties()[tile] = total;
+      __syncthreads();
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    scan_ties(int64_t items, int64_t tiles, uint8_t* workspace, int64_t bytes) {
-  using Scan = cub::BlockScan<uint32_t, kThreads>;
+__global__ void __launch_bounds__(kThreads) scan_ties(int64_t items, int64_t tiles, Space space) {
   __shared__ typename Scan::TempStorage storage;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    Selection& s = of_item(workspace, bytes, item);
+    Selection& s = space[item];
     if (!s.some) continue;
     uint32_t total = 0;
     for (int64_t first = 0; first < tiles; first += kThreads) {
@@ -143,19 +208,20 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    mark(const T* x, int64_t items, int64_t n, uint8_t* workspace, int64_t bytes, uint8_t* mask) {
-  using Scan = cub::BlockScan<uint32_t, kThreads>;
+    mark(Keys<T> keys, int64_t tiles, Space space, uint8_t* mask) {
   __shared__ typename Scan::TempStorage storage;
-  const int64_t tiles = (n + kTile - 1) / kTile, width = bytes_of_bits(n);
-  for (int64_t item = blockIdx.y; item < items; item += gridDim.y) {
-    Selection& s = of_item(workspace, bytes, item);
+  const int64_t width = bytes_of_bits(keys.n);
+  for (int64_t item = blockIdx.y; item < keys.items; item += gridDim.y) {
+    Selection& s = space[item];
+    const int32_t threshold = s.key;
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      const int64_t first = tile * kTile + 8 * static_cast<int64_t>(threadIdx.x);
+      const int64_t first = tile * kTile + kChunk * static_cast<int64_t>(threadIdx.x);
+      int32_t key[kChunk];
+      const int count = keys.load(item, first, key);
       uint32_t above = 0, equal = 0;
-      for (int j = 0; j < 8 && first + j < n; ++j) {
-        const auto key = static_cast<uint32_t>(selection_key(to_float(x[item * n + first + j])));
-        above |= static_cast<uint32_t>(key > s.key) << j;
-        equal |= static_cast<uint32_t>(key == s.key) << j;
+      for (int j = 0; j < kChunk; ++j) {
+        above |= static_cast<uint32_t>(j < count && key[j] > threshold) << j;
+        equal |= static_cast<uint32_t>(j < count && key[j] == threshold) << j;
       }
       if (s.some) {  // alike for the whole block
         uint32_t rank;
@@ -163,49 +229,113 @@ __global__ void __launch_bounds__(kThreads)
         __syncthreads();
         rank += s.ties()[tile];
         uint32_t taken = 0;
-        for (int j = 0; j < 8; ++j)
+        for (int j = 0; j < kChunk; ++j)
           if (equal >> j & 1) taken |= static_cast<uint32_t>(rank++ < s.left) << j;
         equal = taken;
       }
-      if (first < n)
-        mask[item * width + first / 8] = s.none ? 0 : static_cast<uint8_t>(above | equal);
+      if (count > 0) mask[item * width + first / kChunk] = static_cast<uint8_t>(above | equal);
     }
   }
 }
 
+unsigned rows_of(int64_t items) {
+  return static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(items, 1), 65535));
+}
+
+// The threshold of every item, and how many equal elements are taken.
+template <class T>
+void find_thresholds(Stream stream, const Keys<T>& keys, const int32_t* keep, Space space) {
+  const unsigned rows = rows_of(keys.items);
+  launch(stream, rows, &begin_selection, keep, keys.items, keys.n, space);
+  if (keys.n == 0) return;
+  for (int level = 0; level < kLevels; ++level) {
+    const int shift = kLevelShift[level];
+    launch(stream, keys.grid(kCounting), &count_level<T>, keys, space, shift, kLevelBins[level]);
+    launch(stream, rows, &choose_bin, keys.items, space, shift);
+  }
+}
+
+template <class T>
+void mark_items(Stream stream, const Keys<T>& keys, Space space, uint8_t* mask) {
+  const int64_t tiles = keys.tiles();
+  const dim3 grid = keys.grid(kMaxBlocks);
+  launch(stream, grid, &count_ties<T>, keys, tiles, space);
+  launch(stream, rows_of(keys.items), &scan_ties, keys.items, tiles, space);
+  launch(stream, grid, &mark<T>, keys, tiles, space, mask);
+}
+
+Space space_of(View<uint8_t, 2> workspace, int64_t n) {
+  require(workspace.shape[1] == selection_workspace(n),
+          "workspace must have selection_workspace(n) bytes per item");
+  return {workspace.data, workspace.shape[1]};
+}
+
 }  // namespace
 
-int64_t top_k_workspace(int64_t n) {
-  const int64_t tiles = (n + kTile - 1) / kTile;
-  return static_cast<int64_t>(sizeof(Selection)) + 4 * tiles;
+int64_t selection_workspace(int64_t n) {
+  return static_cast<int64_t>(sizeof(Selection)) + 4 * ((n + kTile - 1) / kTile);
 }
 
 template <class T>
 void top_k_mask(Stream stream, View<const T, 2> x, View<const int32_t, 1> keep,
                 View<uint8_t, 2> mask, View<uint8_t, 2> workspace) {
-  const int64_t items = x.shape[0], n = x.shape[1], bytes = top_k_workspace(n);
-  require(workspace.shape[1] == bytes, "workspace must have top_k_workspace(n) bytes per item");
+  const Space space = space_of(workspace, x.shape[1]);
   if (x.size() == 0) return;
-  const int64_t tiles = (n + kTile - 1) / kTile;
-  const auto rows = static_cast<unsigned>(std::min<int64_t>(items, 65535));
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(tiles, 4096)), rows);
-  uint8_t* space = workspace.data;
-  launch(stream, rows, &begin_selection, keep.data, items, n, space, bytes);
-  for (int level = 0; level < kLevels; ++level) {
-    launch(stream, grid, &count_keys<T>, x.data, items, n, space, bytes, level);
-    launch(stream, rows, &choose_bin, items, space, bytes, level);
-  }
-  launch(stream, grid, &count_ties<T>, x.data, items, n, space, bytes);
-  launch(stream, rows, &scan_ties, items, tiles, space, bytes);
-  launch(stream, grid, &mark<T>, x.data, items, n, space, bytes, mask.data);
+  const Keys<T> keys(x, nullptr);
+  find_thresholds(stream, keys, keep.data, space);
+  mark_items(stream, keys, space, mask.data);
   check_launch("top_k_mask");
 }
 
-template void top_k_mask(Stream, View<const float, 2>, View<const int32_t, 1>, View<uint8_t, 2>,
-                         View<uint8_t, 2>);
-template void top_k_mask(Stream, View<const bfloat16, 2>, View<const int32_t, 1>, View<uint8_t, 2>,
-                         View<uint8_t, 2>);
-template void top_k_mask(Stream, View<const float16, 2>, View<const int32_t, 1>, View<uint8_t, 2>,
-                         View<uint8_t, 2>);
+template <class T>
+void select_threshold(Stream stream, View<const T, 2> x, View<const int32_t, 1> keep,
+                      View<int32_t, 1> key, View<int32_t, 1> take, View<uint8_t, 2> workspace) {
+  const Space space = space_of(workspace, x.shape[1]);
+  if (x.shape[0] == 0) return;
+  find_thresholds(stream, Keys<T>(x, nullptr), keep.data, space);
+  for_each(stream, x.shape[0], "select_threshold", [=] __device__(auto i) {
+    key.data[i] = space[i].key;
+    take.data[i] = static_cast<int32_t>(space[i].left);
+  });
+}
+
+template <class T>
+void key_histogram(Stream stream, View<const T, 2> x, View<const float, 1> scale,
+                   View<const int32_t, 2> range, View<int32_t, 1> above, View<int32_t, 2> bins) {
+  for_each(stream, bins.size(), "key_histogram", [=] __device__(auto i) {
+    bins.data[i] = 0;
+    if (i % kBins == 0) above.data[i / kBins] = 0;
+  });
+  if (x.size() == 0) return;
+  const Keys<T> keys(x, scale.data);
+  launch(stream, keys.grid(kCounting), &count_given<T>, keys, range.data,
+         reinterpret_cast<uint32_t*>(above.data), reinterpret_cast<uint32_t*>(bins.data));
+  check_launch("key_histogram");
+}
+
+template <class T>
+void threshold_mask(Stream stream, View<const T, 2> x, View<const float, 1> scale,
+                    View<const int32_t, 1> threshold, View<const int32_t, 1> ties,
+                    View<uint8_t, 2> mask, View<uint8_t, 2> workspace) {
+  const Space space = space_of(workspace, x.shape[1]);
+  if (x.size() == 0) return;
+  launch(stream, rows_of(x.shape[0]), &begin_marking, threshold.data, ties.data, x.shape[0], space);
+  mark_items(stream, Keys<T>(x, scale.data), space, mask.data);
+  check_launch("threshold_mask");
+}
+
+#define BITLAW_SELECT(T)                                                                         \
+  template void top_k_mask(Stream, View<const T, 2>, View<const int32_t, 1>, View<uint8_t, 2>,   \
+                           View<uint8_t, 2>);                                                    \
+  template void select_threshold(Stream, View<const T, 2>, View<const int32_t, 1>,               \
+                                 View<int32_t, 1>, View<int32_t, 1>, View<uint8_t, 2>);          \
+  template void key_histogram(Stream, View<const T, 2>, View<const float, 1>,                    \
+                              View<const int32_t, 2>, View<int32_t, 1>, View<int32_t, 2>);       \
+  template void threshold_mask(Stream, View<const T, 2>, View<const float, 1>,                   \
+                               View<const int32_t, 1>, View<const int32_t, 1>, View<uint8_t, 2>, \
+                               View<uint8_t, 2>);
+BITLAW_SELECT(float)
+BITLAW_SELECT(bfloat16)
+BITLAW_SELECT(float16)
 
 }  // namespace bitlaw::cuda

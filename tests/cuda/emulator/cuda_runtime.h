@@ -1,7 +1,8 @@
 // Enough of CUDA to run a kernel on the CPU, slowly and exactly: tests of what a kernel computes,
 // on machines without a GPU. Blocks run one after the other; a block's threads are fibers, which
-// run in order from one barrier to the next. It shows wrong arithmetic, wrong indices and missing
-// code; it does not show races between barriers, for which compute-sanitizer is needed.
+// run in order from one barrier to the next, of the block or of the warp. It shows wrong
+// arithmetic, wrong indices and missing code; it does not show races between barriers, for which
+// compute-sanitizer is needed.
 #pragma once
 #include <ucontext.h>
 
@@ -29,7 +30,7 @@ struct Fiber {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(64 * 1024);
   dim3 index;
-  bool done;
+  bool done, waits;  // waits: at a barrier of the block
 };
 
 inline dim3 block, grid;
@@ -38,7 +39,14 @@ inline ucontext_t scheduler;
 inline const std::function<void()>* kernel;
 inline int counted;
 
+// Until the other threads of the warp are there: all pause equally often.
 inline void pause() { swapcontext(&current->context, &scheduler); }
+
+// Until all threads of the block that still run are there.
+inline void wait() {
+  current->waits = true;
+  pause();
+}
 
 inline void enter() {
   (*kernel)();
@@ -57,7 +65,7 @@ inline void run(dim3 blocks, int threads, const std::function<void()>& body) {
     for (int t = 0; t < threads; ++t) {
       Fiber& fiber = *fibers[t];
       fiber.index = dim3(t);
-      fiber.done = false;
+      fiber.done = fiber.waits = false;
       getcontext(&fiber.context);
       fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
       fiber.context.uc_link = nullptr;
@@ -65,11 +73,16 @@ inline void run(dim3 blocks, int threads, const std::function<void()>& body) {
     }
     for (bool alive = true; alive;) {  // one round per barrier
       alive = false;
+      bool moved = false;
       for (int t = 0; t < threads; ++t) {
-        if (fibers[t]->done) continue;
+        if (fibers[t]->done || fibers[t]->waits) continue;
         current = fibers[t].get();
         swapcontext(&scheduler, &current->context);
-        alive |= !current->done;
+        moved = true;
+      }
+      for (int t = 0; t < threads; ++t) {
+        alive |= !fibers[t]->done;
+        if (!moved) fibers[t]->waits = false;
       }
     }
   }
@@ -81,25 +94,46 @@ inline void run(dim3 blocks, int threads, const std::function<void()>& body) {
 #define blockIdx (emulator::block)
 #define gridDim (emulator::grid)
 
-inline void __syncthreads() { emulator::pause(); }
+inline void __syncthreads() { emulator::wait(); }
 inline int __syncthreads_count(bool flag) {
   emulator::counted = 0;
-  emulator::pause();
+  emulator::wait();
   emulator::counted += flag;
-  emulator::pause();
+  emulator::wait();
   const int count = emulator::counted;
-  emulator::pause();
+  emulator::wait();
   return count;
 }
+inline void __syncwarp() { emulator::pause(); }
+
+namespace emulator {
+// look(values) once the values of all threads of the warp are there.
+template <class T, class Look>
+auto in_warp(T value, const Look& look) {
+  static T values[1024];
+  const int first = threadIdx.x / 32 * 32;
+  values[threadIdx.x] = value;
+  pause();
+  const auto seen = look(values + first);
+  pause();
+  return seen;
+}
+}  // namespace emulator
+
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int offset) {
-  static char values[1024][sizeof(T)];
-  std::memcpy(values[threadIdx.x], &value, sizeof(T));
-  emulator::pause();
-  T other;
-  std::memcpy(&other, values[threadIdx.x ^ offset], sizeof(T));
-  emulator::pause();
-  return other;
+  return emulator::in_warp(value, [=](const T* all) { return all[threadIdx.x % 32 ^ offset]; });
+}
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::in_warp(value, [=](const T* all) { return all[lane]; });
+}
+inline unsigned __match_any_sync(unsigned, int32_t value) {
+  return emulator::in_warp(value, [=](const int32_t* all) {
+    unsigned same = 0;
+    for (int lane = 0; lane < 32; ++lane) same |= static_cast<unsigned>(all[lane] == value) << lane;
+    return same;
+  });
 }
 inline int32_t atomicMax(int32_t* at, int32_t value) {
   const int32_t before = *at;
@@ -112,6 +146,7 @@ inline uint32_t atomicAdd(uint32_t* at, uint32_t value) {
   return before;
 }
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+inline int __ffs(uint32_t bits) { return __builtin_ffs(static_cast<int>(bits)); }
 
 using cudaError_t = int;
 inline constexpr cudaError_t cudaSuccess = 0;

@@ -1,5 +1,7 @@
 // cub::BlockScan, of one value or several consecutive ones per thread.
 #pragma once
+#include <utility>
+
 #include "cuda_runtime.h"
 
 namespace cub {
@@ -7,7 +9,7 @@ namespace cub {
 template <class T, int kThreads>
 struct BlockScan {
   struct TempStorage {
-    T values[kThreads];
+    T values[kThreads], total;
   };
   TempStorage& storage;
   explicit BlockScan(TempStorage& storage) : storage(storage) {}
@@ -15,14 +17,15 @@ struct BlockScan {
   void ExclusiveSum(T value, T& before, T& total) {
     storage.values[threadIdx.x] = value;
     __syncthreads();
-    T below = 0, all = 0;
-    for (int t = 0; t < kThreads; ++t) {
-      below += t < static_cast<int>(threadIdx.x) ? storage.values[t] : 0;
-      all += storage.values[t];
+    if (threadIdx.x == 0) {
+      T all = 0;
+      for (T& at : storage.values) all += std::exchange(at, all);
+      storage.total = all;
     }
     __syncthreads();
-    before = below;
-    total = all;
+    before = storage.values[threadIdx.x];
+    total = storage.total;
+    __syncthreads();
   }
   void ExclusiveSum(T value, T& before) {
     T total;
