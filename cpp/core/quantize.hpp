@@ -115,9 +115,10 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
                       const float* zero) {
   const int64_t rows = q.x.shape[1], cols = q.x.shape[2], groups = cols / q.choices.block;
   const Mapper<T> mapper(q.choices, q.mask != nullptr, true);
+  // Of all threads: bodies that are given the factors of columns leave these buffers alone.
+  const Factors m = mapper.expand(Scratch::of_thread(), scale, zero, groups, q.choices.block);
   par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
-    const Factors m = mapper.expand(scratch, scale, zero, groups, q.choices.block);
     for (int64_t row = begin; row < end; ++row) {
       const Stretch<T> s = q.stretch(item, row, 0, cols);
       mapper.open(s, scratch);
