@@ -66,7 +66,10 @@ void quantize_rows(const Parallel& par, const Quantize<T>& q) {
   const int64_t unit = std::min(cols, std::max(step, kUnit / step * step));
   const int64_t units = (cols + unit - 1) / unit;
   const Mapper<T> mapper(c, q.mask != nullptr, block < kChunk);
-  par(q.x.shape[0] * units, items_per_chunk(unit), [&](int64_t begin, int64_t end) {
+  // At most 128 chunks: at the end of one, what was fetched ahead is another thread's.
+  const int64_t all_units = q.x.shape[0] * units;
+  const int64_t grain = std::max(items_per_chunk(unit), all_units / 128);
+  par(all_units, grain, [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
     for (int64_t u = begin; u < end; ++u) {
       const int64_t item = u / units, first = u % units * unit, n = std::min(unit, cols - first);
@@ -112,9 +115,10 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
                       const float* zero) {
   const int64_t rows = q.x.shape[1], cols = q.x.shape[2], groups = cols / q.choices.block;
   const Mapper<T> mapper(q.choices, q.mask != nullptr, true);
+  // Of all threads: bodies that are given the factors of columns leave these buffers alone.
+  const Factors m = mapper.expand(Scratch::of_thread(), scale, zero, groups, q.choices.block);
   par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
     Scratch& scratch = Scratch::of_thread();
-    const Factors m = mapper.expand(scratch, scale, zero, groups, q.choices.block);
     for (int64_t row = begin; row < end; ++row) {
       const Stretch<T> s = q.stretch(item, row, 0, cols);
       mapper.open(s, scratch);
