@@ -196,8 +196,8 @@ rounding the dense model's weights, and training with quantized weights from the
         "bits/weight: as stored, codes and f32 scales, of the block matrices. Switched fp8 has no "
         "scales.",
         f"The checkpoint that is fine-tuned has seen {share:.0%} fewer tokens than the dense model "
-        f"that is rounded, and its own loss, before any quantization, is {_behind(found)} over that "
-        "model's: where rounding costs less than that, fine-tuning starts behind.",
+        f"that is rounded, and its own loss, before any quantization, is {_behind(found)} over "
+        "that model's: where rounding costs less than that, fine-tuning starts behind.",
         tried,
         "At this scale these are measurements of the recipe, not reproductions of Gemma 3.",
     ]
