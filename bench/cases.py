@@ -15,6 +15,7 @@ from bitlaw.formats import QuantSpec
 from bitlaw.formats.format import FORMATS
 from bitlaw.formats.quantizer import Quantizer
 from bitlaw.ops import OPS, hadamard, quantize, statistic
+from bitlaw.ops.scale import outer_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _quantizer(structure: Quantizer) -> tuple[Callable, Callable]:
             high, _ = statistic.group_statistic.definition(
                 one, block=x.size, statistic="absmax", **plain
             )
-            outer = statistic.outer_scale.definition(high, grid)
+            outer = outer_scale.definition(high, grid)
             grid = xp.concatenate([grid[:, :4], outer], axis=1)
         grids = xp.broadcast_to(grid, (rows, 5))
         whole = structure.granularity == "tensor"

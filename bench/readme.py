@@ -37,7 +37,31 @@ def ops_table() -> str:
         f"in-place scale {here['in_place_gbs']} GB/s, product {here['matmul_gflops']} Gflop/s; "
         f"jax {here['jax']}; {here['date']}."
     )
-    return "\n".join([*out, "", *_formats_table(formats), "", *_rivals_table(formats), "", machine])
+    tables = [out, _formats_table(formats), _rivals_table(formats), _step_table(), _memory_table()]
+    return "\n\n".join(["\n".join(table) for table in tables if table] + [machine])
+
+
+def _last_rows(name: str) -> list[dict]:
+    """The last row of every case of bench/results/NAME.jsonl; none without the file."""
+    path = ROOT / "bench/results" / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list({row["case"]: row for row in map(json.loads, lines)}.values())
+
+
+def _step_table() -> list[str]:
+    """What a scheme adds to a training step (`bench.train`)."""
+    rows = [
+        f"| {row['case']} | {row['ms']:.0f} | {row['overhead']:+.1%} |"
+        for row in _last_rows("train")
+    ]
+    return rows and ["| training step | ms | over dense |", "|---|---|---|", *rows]
+
+
+def _memory_table() -> list[str]:
+    """What the backward pass of a stack of layers keeps (`bench.memory`)."""
+    rows = [f"| {row['case']} | {row['bytes_per_element']:.2f} |" for row in _last_rows("memory")]
+    head = "| product of W4A4 layers, what backward keeps | bytes per element |"
+    return rows and [head, "|---|---|", *rows]
 
 
 def _formats_table(rows: dict[tuple, dict]) -> list[str]:

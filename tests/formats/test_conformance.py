@@ -10,6 +10,7 @@ import pytest
 
 from bitlaw.formats import FORMATS, QuantSpec
 from bitlaw.ops import OPS, statistic
+from bitlaw.ops.scale import outer_scale, statistic_scale
 from ops import doors
 
 GRANULARITIES = ("tensor", "channel", "row", "block32", "block16x8")
@@ -55,14 +56,14 @@ def call_of(spec, x):
     grids = np.repeat(spec.grid[None], items, axis=0)
     if spec.scaling == "e4m3":
         amax = np.abs(x).max().reshape(1, 1)
-        grids[:, 4] = statistic.outer_scale(amax, grids[:1])
+        grids[:, 4] = outer_scale(amax, grids[:1])
     if spec.granularity != "tensor":
         return "fake_quantize", (flat, grids, noise), attributes | {"statistic": q.statistic}
     high, low = statistic.group_statistic(
         flat, block=block, statistic=q.statistic, pruned=False, hadamard=0
     )
     high, low = high.max(axis=0, keepdims=True), low.max(axis=0, keepdims=True)
-    scale, zero = statistic.statistic_scale(
+    scale, zero = statistic_scale(
         high, low, np.ones_like(high), grids[:1], kind=q.kind, scaling=q.scaling
     )
     scale, zero = (np.repeat(v, items, axis=0) for v in (scale, zero))

@@ -7,7 +7,8 @@ import pytest
 
 import bitlaw
 from bitlaw.formats import FORMATS, QuantSpec
-from bitlaw.ops import codes, quantize, statistic
+from bitlaw.ops import codes, quantize
+from bitlaw.ops.scale import statistic_scale
 
 FLT_MAX = np.finfo(np.float32).max
 
@@ -18,7 +19,7 @@ def scale_of(value, scaling, span=1.0, kind="float"):
     if kind == "uniform":
         grid = np.array([[-span, span, 0, span, 1]], np.float32)
     high = np.array([[value]], np.float32)
-    scale, _ = statistic.statistic_scale(
+    scale, _ = statistic_scale(
         high, high[:, :0], np.ones_like(high), grid, kind=kind, scaling=scaling
     )
     return scale[0, 0]

@@ -85,6 +85,10 @@ def delayed_fake_quantize(x, history, spec, *, key=None):
         history: f32[n]: largest magnitudes of the last n calls, the newest first.
         spec: a `QuantSpec` or its string.
         key: as of `fake_quantize`.
+    Returns:
+        like x; f32[n], the formulas at the top of this module.
+    Raises:
+        ValueError: a spec without delayed scales.
     """
     from bitlaw.formats.spec import QuantSpec
 

@@ -54,6 +54,8 @@ def dot_general(
 
         y = bitlaw.dot_general(x, w, dims, lhs_spec="int4/row", rhs_spec="int4/channel")
 
+        y = Q_l(lhs) . Q_r(rhs);   gradients as at the top of this module
+
     Args:
         lhs, rhs: f32 or bf16 arrays.
         dimension_numbers, precision, preferred_element_type, out_sharding: as lax.dot_general's.
@@ -107,6 +109,10 @@ def make_dot_general(scheme: Scheme | str, *, residual: str = "packed", key=None
     Args:
         scheme: a `Scheme` or its string; sparsity is not the product's affair and is refused.
         residual, key: as of `dot_general`.
+
+    Raises:
+        ValueError: a scheme that prunes, or whose scales are learned or delayed; no key where
+            values are rounded stochastically.
     """
     scheme = Scheme.parse(scheme) if isinstance(scheme, str) else scheme
     if scheme.s is not None:

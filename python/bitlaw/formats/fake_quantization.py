@@ -21,6 +21,10 @@ def fake_quantize(
         w_q = bitlaw.fake_quantize(w, "int4/channel")
         a_q = bitlaw.fake_quantize(a, "mxfp4/stochastic", key=key)
 
+        scale = what the rule takes from the elements that share it, as the format stores it
+        x_hat = level(round(x / scale)) * scale      to the bit: `bitlaw.ops.quantize`
+        dx    = g where the estimator passes it, else 0
+
     Args:
         x: f32 or bf16 array; numpy arrays go through the compiled numpy function, JAX arrays
             through the custom call (also under jit, grad, vmap and sharding).
@@ -34,8 +38,9 @@ def fake_quantize(
         in_place: x's memory may be reused; pays where x is donated or not used again.
 
     Raises:
-        ValueError: a bad spec, dtype, or a block that does not divide its axis; learned or delayed
-            scales, which are parameters or state: `learned_fake_quantize`, `delayed_fake_quantize`.
+        ValueError: a bad spec, dtype, or a block that does not divide its axis; no key; x that is
+            not finite where that is to be raised; learned or delayed scales, which are parameters
+            or state: `learned_fake_quantize`, `delayed_fake_quantize`.
     """
     spec = parse_quant(spec)
     if hasattr(spec.structure, "state"):

@@ -176,7 +176,9 @@ def learned_scales(x, spec) -> dict[str, Any]:
         x: f32 or bf16 array.
         spec: a `QuantSpec` or its string.
     Returns:
-        {"scale": f32[items, groups]} and, for lsq_plus, "zero": see `LearnedQuantizer`.
+        {"scale": f32[items, groups]} and, for lsq_plus, "zero": see `LearnedQuantizer.first_scale`.
+    Raises:
+        ValueError: a spec without learned scales; a block that does not divide its axis.
     """
     spec = _checked(spec)
     return spec.structure.first_scale(x, jnp.asarray(spec.grid))
@@ -190,8 +192,11 @@ def learned_fake_quantize(x, scales: dict[str, Any], spec, *, key=None):
     Args:
         x: f32 or bf16 array.
         scales: as `learned_scales` made them, and an optimizer has moved them.
-        spec: a `QuantSpec` or its string.
+        spec: a `QuantSpec` or its string; its estimator, lsq, lsq_plus or pact, says which of the
+            gradients at the top of this module the scales get.
         key: as of `fake_quantize`.
+    Raises:
+        ValueError: as of `learned_scales`.
     """
     spec = _checked(spec)
     return spec.structure.apply(x, spec.grid, scales, key)

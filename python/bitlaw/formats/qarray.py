@@ -15,7 +15,7 @@ from bitlaw.formats.fake_quantization import check_finite
 from bitlaw.formats.quantizer import Codes, Quantizer
 from bitlaw.formats.scheme import parse_quant
 from bitlaw.formats.spec import QuantSpec
-from bitlaw.ops import statistic
+from bitlaw.ops.scale import statistic_scale
 
 _E4M3 = ml_dtypes.float8_e4m3fn
 
@@ -146,7 +146,5 @@ def _scaled(high, unit, span):
     flat = lambda a: a.reshape(-1, 1)
     grid = xp.concatenate([xp.zeros((high.size, 3), np.float32), flat(span), flat(span)], axis=1)
     low = xp.zeros((high.size, 0), np.float32)
-    scale, _ = statistic.statistic_scale(
-        flat(high), low, flat(unit), grid, kind="uniform", scaling="f32"
-    )
+    scale, _ = statistic_scale(flat(high), low, flat(unit), grid, kind="uniform", scaling="f32")
     return scale.reshape(high.shape)

@@ -14,6 +14,7 @@ import numpy as np
 from bitlaw.formats.key import key_words
 from bitlaw.formats.scale import largest, scales
 from bitlaw.ops import codes, hadamard, mask, quantize, statistic
+from bitlaw.ops.scale import statistic_scale
 
 GRANULARITIES = ("tensor", "channel", "row", "block", "tile")
 
@@ -177,7 +178,7 @@ class Quantizer:
         """f32[]: the scale of a tensor whose largest magnitude is this."""
         xp = _xp(grid)
         high = xp.asarray(amax, dtype=np.float32).reshape(1, 1)
-        scale, _ = statistic.statistic_scale(
+        scale, _ = statistic_scale(
             high,
             xp.zeros((1, 0), np.float32),
             xp.ones((1, 1), np.float32),

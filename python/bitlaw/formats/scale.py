@@ -8,6 +8,7 @@ import numpy as np
 
 from bitlaw.ops import statistic
 from bitlaw.ops.bits import magnitude_bits
+from bitlaw.ops.scale import outer_scale, statistic_ratio, statistic_scale
 
 if TYPE_CHECKING:
     from bitlaw.formats.quantizer import Quantizer
@@ -43,7 +44,7 @@ def _with_outer(q: Quantizer, flat, grid, pruned: bool):
         pruned=pruned,
         hadamard=q.hadamard,
     )
-    outer = statistic.outer_scale(largest(high), grid)
+    outer = outer_scale(largest(high), grid)
     return _xp(flat).concatenate([grid[:, :4], outer], axis=1)
 
 
@@ -60,14 +61,14 @@ def _tensor_scale(q: Quantizer, flat, grid, block: int, pruned: bool):
     low = largest(low) if low.shape[1] else xp.zeros((1, 0), np.float32)
     s = most
     if q.statistic == "rms":
-        ratio, _ = statistic.statistic_ratio(high, xp.broadcast_to(most, high.shape))
+        ratio, _ = statistic_ratio(high, xp.broadcast_to(most, high.shape))
         count = xp.full_like(high, flat.shape[-1])
         if pruned:
             count = (magnitude_bits(flat) != 0).sum(axis=1).astype(np.float32)[:, None]
         total = xp.maximum(count.sum(), np.float32(1))
         s = xp.sqrt((ratio * ratio * count).sum() / total).reshape(1, 1)
-        _, unit = statistic.statistic_ratio(s, most)
-    return statistic.statistic_scale(s, low, unit, grid, kind=q.kind, scaling=q.scaling)
+        _, unit = statistic_ratio(s, most)
+    return statistic_scale(s, low, unit, grid, kind=q.kind, scaling=q.scaling)
 
 
 def largest(rows):

@@ -26,6 +26,7 @@ from bitlaw.ops.grid import (
 )
 from bitlaw.ops.op import Shape, op
 from bitlaw.ops.random import thresholds
+from bitlaw.ops.scale import search_scale, statistic_scale
 from bitlaw.ops.statistic import (
     STATISTICS,
     check_array,
@@ -35,8 +36,6 @@ from bitlaw.ops.statistic import (
     group_statistic,
     groups_of,
     rotate,
-    search_scale,
-    statistic_scale,
 )
 
 # Attributes of all ops that map elements, here and in `bitlaw.ops.codes`.

@@ -103,6 +103,14 @@ def _verdict(difference: Cell, other: str) -> str:
     return f"{'lower' if difference.mean < 0 else 'higher'} than {other} ({difference})"
 
 
+def _behind(found: Sequence[dict[str, Any]]) -> Cell:
+    """The loss of the dense checkpoint over that of the dense model, less one."""
+    ends, begins = (_losses(found, "dense", method) for method in ("dense", "checkpoint"))
+    return Cell(
+        tuple(begins[seed] / ends[seed] - 1 for seed in sorted(begins.keys() & ends.keys()))
+    )
+
+
 def _schemes(grid: dict[tuple[str, str], Cell]) -> list[str]:
     """By name; those with a name of their own last."""
     return sorted({scheme for scheme, _ in grid}, key=lambda scheme: (scheme in NAMES, scheme))
@@ -187,8 +195,9 @@ rounding the dense model's weights, and training with quantized weights from the
         f"{NOTHING} where rounding costs less than two standard errors, or with one seed.",
         "bits/weight: as stored, codes and f32 scales, of the block matrices. Switched fp8 has no "
         "scales.",
-        "The checkpoint that is fine-tuned has seen "
-        f"{share:.0%} fewer tokens than the dense model that is rounded.",
+        f"The checkpoint that is fine-tuned has seen {share:.0%} fewer tokens than the dense model "
+        f"that is rounded, and its own loss, before any quantization, is {_behind(found)} over "
+        "that model's: where rounding costs less than that, fine-tuning starts behind.",
         tried,
         "At this scale these are measurements of the recipe, not reproductions of Gemma 3.",
     ]
@@ -198,7 +207,8 @@ rounding the dense model's weights, and training with quantized weights from the
     )
     sections = [
         opening,
-        *(f"<p>{escape(sentence)}</p>" for sentence in findings(found)),
+        "<h2>What was found</h2>",
+        f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in findings(found))}</ul>",
         page.table(HEADER, table(found)),
         *(f'<p class="notes">{escape(note)}</p>' for note in notes),
         page.figure(1, drawn(found), caption),
