@@ -93,7 +93,7 @@ def selection(n: int, dtype: str, of_tree: bool) -> tuple[Calls, dict]:
         each = n
     got = np.concatenate([np.unpackbits(b, bitorder="little")[:each] for b in ours()])
     if dtype == "float32":
-        np.testing.assert_array_equal(got, by_partition(x, keep))
+        assert not got[~by_partition(x, keep)].any()  # which keeps all ties
     assert got.sum() == keep
     calls = {"ours": ours, READ: read_of(on_device)}
     if dtype == "float32":
@@ -165,9 +165,13 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[Calls, dict]], dict[str, f
 
 
 def once(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
+    """Milliseconds; of calls that are short the median of nine, as threads wake at the first."""
+    times: list[float] = []
+    while not times or (len(times) < 9 and times[0] < 10):
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
 
 
 def measure(name: str, calls: Calls, goals: dict[str, float], rounds: int = 9) -> dict:
