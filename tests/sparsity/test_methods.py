@@ -285,6 +285,14 @@ def test_erk_and_custom_levels_end_exactly_leaf_by_leaf():
     ("make", "message"),
     [
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), scope="tree"), "scope must be one of"),
+        (
+            lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), pattern="2:4"),
+            "pattern must be one of sparsity's patterns, got '2:4'",
+        ),
+        (
+            lambda tx: sparsity.pruned(tx, 0.5).init(params()),
+            "schedule must be one of sparsity's schedules, got 0.5",
+        ),
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), moments="drop"), "moments must be one of"),
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), grads="no"), "grads must be one of"),
         (lambda tx: sparsity.pruned(tx, OneShot(0.5, 1), scores="no"), "scores must be one of"),
