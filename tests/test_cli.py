@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, help that needs nothing installed."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,12 +8,15 @@ import sys
 import tempfile
 import textwrap
 
+import jax
 import pytest
 
 from bitlaw import cli
 from bitlaw.commands.train import Train
+from bitlaw.models import lm
 from bitlaw.studies.executor import Interrupted
 from bitlaw.studies.rows import StudyError
+from bitlaw.train import checkpoint
 
 
 def failed(capsys, *arguments: str) -> tuple[int, str]:
@@ -200,6 +204,11 @@ def test_train_trains_one_model_in_a_worker_and_prints_its_row(capsys, monkeypat
     assert row["scheme"] == "s=0.5" and row["d_tokens"] == 8192
     code, line = failed(capsys, "train", "--init", str(saved), "--width", "16")
     assert code == 2 and "init must be a checkpoint of {'width': 16" in line
+    model = lm.ModelConfig(8, 1)
+    params, meta = lm.init(jax.random.key(0), model), {"model": dataclasses.asdict(model)}
+    checkpoint.save(saved / "own", params, meta)
+    code, line = failed(capsys, "train", "--init", str(saved / "own"), *shape)
+    assert code == 2 and "own without d_tokens, init_tokens, avg_params, flops" in line
     assert row["n_params"] == 768 and row["n_nonzero"] == 384
     assert 2 < row["loss"] < 6
     assert not list(tmp_path.iterdir()), "its folder is gone"

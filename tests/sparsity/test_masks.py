@@ -85,6 +85,8 @@ def test_keep_may_be_traced_and_one_program_serves_all():
 def test_keep_outside_the_array_is_refused(keep):
     with pytest.raises(ValueError, match=rf"keep must be a whole number in \[0, 999\], got {keep}"):
         bitlaw.top_k_mask(HARD["normal"].astype(np.float32), keep)
+    with pytest.raises(ValueError, match=r"keep must be a whole number in \[0, 999\], got 0.5"):
+        select_threshold(HARD["normal"].astype(np.float32), 0.5)
     with pytest.raises(jax.errors.JaxRuntimeError, match=rf"keep must be in .* got {keep}"):
         jax.jit(bitlaw.top_k_mask)(jnp.ones(999), jnp.int32(keep)).bits.block_until_ready()
 

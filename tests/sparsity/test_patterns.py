@@ -135,6 +135,9 @@ def test_counts_of_patterns_are_whole_groups():
     [
         (lambda x: Block(4, 4).mask(x, 16), "block must divide axis 1 of x, got 4 and (8, 6)"),
         (lambda x: Block(4, 4).mask(x[0], 16), "x must have at least 2 axes for block4x4"),
+        (lambda x: NM(5, 4), "n must be in [1, m], got 5:4"),
+        (lambda x: NM(2, 100), "m must be in [1, 64], got 100"),
+        (lambda x: Block(0, 4), "block must have at least 1 row and column, got block0x4"),
         (lambda x: Channel(0), "axis must be -1 or -2, got 0"),
         (lambda x: transposable_mask(x, 2, 4), "m must divide axis 2 of x, got 4 and (1, 8, 6)"),
         (lambda x: transposable_mask(x, 2, 33), "m must divide axis 0 of x, got 33 and (8, 6)"),

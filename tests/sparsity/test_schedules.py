@@ -49,6 +49,7 @@ def test_keep_counts_of_leaves():
         ((0.5, 5, 5), "begin and end must satisfy 0 <= begin < end, got 5 and 5"),
         ((0.5, -1, 5), "begin and end must satisfy 0 <= begin < end, got -1 and 5"),
         ((0.5, 0, 5, 0), "every must be at least 1, got 0"),
+        ((0.5, 0, 5, 1.5), "every must be of type int, got 1.5"),
     ],
 )
 def test_bad_schedules_are_refused_by_name(arguments, message):

@@ -116,7 +116,14 @@ class Op:
                 f"{self.name} takes attributes {sorted(self.attribute_types)}, "
                 f"got {sorted(attributes)}"
             )
-        return {k: read(attributes[k]) for k, read in self.attribute_types.items()}, in_place
+        return {k: self._read_one(k, attributes[k]) for k in self.attribute_types}, in_place
+
+    def _read_one(self, name: str, value: Any):
+        try:
+            return self.attribute_types[name](value)
+        except (TypeError, ValueError):
+            wanted = inspect.signature(self.definition).parameters[name].annotation
+            raise ValueError(f"{name} must be of type {wanted}, got {value!r}") from None
 
     @functools.cached_property
     def primitive(self) -> Primitive:

@@ -23,6 +23,7 @@ from bitlaw.sparsity.masks import BitMask
 
 SAMPLED = 1 << 16  # elements of the whole tree, about
 _SHIFT_BITS = BINS.bit_length() - 1
+_LARGE = 1 << 22  # from here a narrower range costs less than its sampling
 NORMS = (None, "l2", "rms")
 
 
@@ -122,18 +123,22 @@ class _Selection:
         if stride == 1:
             return lo, shift
         sample = [row[:, stride // 2 :: stride] for row in self.rows]
-        above, bins, _ = self.counts(sample, lo, shift)
-        at_least = xp.cumsum(bins[::-1])[::-1] + above  # keys of the sample in this bin or beyond
-        n = xp.maximum(at_least[0], 1).astype(np.float32)
         share = keep.astype(np.float32) / np.float32(total)
-        rank, margin = share * n, 6 * xp.sqrt(n * share * (1 - share)) + 8
-        # The lowest and the highest bin that may hold it.
-        low = xp.maximum((at_least >= rank + margin).sum() - 1, 0)
-        high = xp.maximum((at_least >= xp.maximum(rank - margin, 1)).sum() - 1, low)
-        width = high - low + 1  # bins of 2^19 keys
-        bits = sum((width > (1 << b)).astype(np.int32) for b in range(_SHIFT_BITS))
-        fine = xp.maximum(shift + bits - _SHIFT_BITS, 0)
-        return (low << shift).astype(np.int32), fine.astype(np.int32)
+        n = None
+        # All keys, in which bins are coarse, and where that pays those of a few bins.
+        for _ in range(2 if total >= _LARGE else 1):
+            above, bins, _ = self.counts(sample, lo, shift)
+            at_least = xp.cumsum(bins[::-1])[::-1] + above  # keys in this bin or beyond
+            n = xp.maximum(at_least[0], 1).astype(np.float32) if n is None else n
+            rank, margin = share * n, 6 * xp.sqrt(n * share * (1 - share)) + 8
+            # The lowest and the highest bin that may hold it.
+            low = xp.maximum((at_least >= rank + margin).sum() - 1, 0)
+            high = xp.maximum((at_least >= xp.maximum(rank - margin, 1)).sum() - 1, low)
+            width = high - low + 1
+            bits = sum((width > (1 << b)).astype(np.int32) for b in range(_SHIFT_BITS))
+            lo = (lo + (low << shift)).astype(np.int32)
+            shift = xp.maximum(shift + bits - _SHIFT_BITS, 0).astype(np.int32)
+        return lo, shift
 
     def search(self, keep, first):
         """(key of the smallest element kept, how many with it, [how many each leaf here has])."""

@@ -66,12 +66,17 @@ def top_k_mask(x, keep) -> BitMask:
         keep: how many to keep, 0 <= keep <= x.size; under jit it may be traced (then a value
             outside the range fails when the program runs).
     """
+    count = _count(x, keep)
+    return BitMask(select.top_k_mask(x.reshape(1, -1), count)[0], tuple(x.shape))
+
+
+def _count(x, keep):
+    """keep as i32[1]."""
     known = not isinstance(keep, jax.core.Tracer)
     if known and (np.asarray(keep).dtype.kind not in "iu" or not 0 <= int(keep) <= x.size):
         raise ValueError(f"keep must be a whole number in [0, {x.size}], got {keep}")
     xp = jnp if isinstance(x, jax.Array) or isinstance(keep, jax.Array) else np
-    count = xp.asarray(keep, dtype=np.int32).reshape(1)
-    return BitMask(select.top_k_mask(x.reshape(1, -1), count)[0], tuple(x.shape))
+    return xp.asarray(keep, dtype=np.int32).reshape(1)
 
 
 def select_threshold(x, keep):
@@ -87,9 +92,8 @@ def select_threshold(x, keep):
     Returns:
         f32[], i32[]
     """
-    xp = jnp if isinstance(x, jax.Array) or isinstance(keep, jax.Array) else np
-    count = xp.asarray(keep, dtype=np.int32).reshape(1)
-    key, take = select.select_threshold(x.reshape(1, -1), count)
+    key, take = select.select_threshold(x.reshape(1, -1), _count(x, keep))
+    xp = jnp if isinstance(key, jax.Array) else np
     bits = xp.minimum(key[0] - 1, select.INFINITY_BITS).astype(np.int32)
     return xp.where(key[0] == 0, np.float32(np.nan), bits.view(np.float32)), take[0]
 

@@ -47,6 +47,12 @@ class NM:
     axis: int = -2
     transposable: bool = False
 
+    def __post_init__(self):
+        if not 1 <= self.m <= 64:
+            raise ValueError(f"m must be in [1, 64], got {self.m}")
+        if not 1 <= self.n <= self.m:
+            raise ValueError(f"n must be in [1, m], got {self.n}:{self.m}")
+
     def keep_counts(self, schedule: Schedule, shape: tuple[int, ...], final: float) -> np.ndarray:
         """i64[updates]: weights kept after every update, at the end exactly n of every m."""
         if not math.isclose(final, 1 - self.n / self.m, abs_tol=1e-9):
@@ -82,6 +88,10 @@ class Block:
 
     rows: int
     cols: int
+
+    def __post_init__(self):
+        if self.rows < 1 or self.cols < 1:
+            raise ValueError(f"block must have at least 1 row and column, got {self}")
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
         """[outer, blocks down, rows, blocks across, cols]"""

@@ -41,6 +41,8 @@ class Selection:
 
     def tables(self, params, schedule: Schedule, distribution: Distribution = "uniform"):
         """(steps, keep) of a state, as numpy arrays."""
+        if not isinstance(schedule, Schedule):
+            raise ValueError(f"schedule must be one of sparsity's schedules, got {schedule!r}")
         paths = jax.tree_util.tree_leaves_with_path(params)
         chosen = {
             jax.tree_util.keystr(path): jnp.shape(leaf)
@@ -109,6 +111,8 @@ def selection_of(
         ValueError: a scope, or a pattern or distribution that the scope does not have.
     """
     one_of("scope", scope, SCOPES)
+    if not isinstance(pattern, Pattern):
+        raise ValueError(f"pattern must be one of sparsity's patterns, got {pattern!r}")
     together = scope == "global"
     if together and (not isinstance(pattern, Unstructured | NM) or distribution != "uniform"):
         raise ValueError(

@@ -177,9 +177,10 @@ def masked_update(
         new = jax.tree.map(lambda p, u: p + u, params, change)
         counts = at_update(state.keep, jnp.argmax(due))
         new = refreshed(masks, counts, new, gradients, key)
-        return new, over_masks(lambda m, o: BitMask(m.bits & o.bits, m.shape), new, masks)
+        return new, _combined(jnp.bitwise_and, new, masks), _combined(_without, new, masks)
 
-    masks, kept = when(due.any(), lambda now: refresh(now[0]), (state.masks, state.masks))
+    unchanged = state.masks, state.masks, _combined(_without, state.masks, state.masks)
+    masks, kept, regrown = when(due.any(), lambda now: refresh(now[0]), unchanged)
     updates, inner = run(_after(masks, updates), state.inner, params, **extra)
 
     def masked(m, p, u):
@@ -192,10 +193,18 @@ def masked_update(
         zeroed = lambda m, x: jnp.where(m.to_bool(), x, jnp.zeros_like(x))
         inner = on_moments(zeroed, inner, masks)
     elif moments == "reset_regrown":
-        pairs = over_masks(lambda m, old: BitMask(m.bits & ~old.bits, m.shape), masks, state.masks)
-        zeroed = lambda grown, x: jnp.where(grown.to_bool(), jnp.zeros_like(x), x)
-        inner = when(due.any(), lambda i: on_moments(zeroed, i, pairs), inner)
+        zeroed = lambda m, x: jnp.where(m.to_bool(), jnp.zeros_like(x), x)
+        inner = on_moments(zeroed, inner, regrown)
     return updates, state._replace(count=count, masks=masks, inner=inner)
+
+
+def _without(one, other):
+    return one & ~other
+
+
+def _combined(function: Callable, masks, others):
+    """Masks of function(bits, bits of the other)."""
+    return over_masks(lambda m, o: BitMask(function(m.bits, o.bits), m.shape), masks, others)
 
 
 def when(due, change: Callable, x: Any) -> Any:

@@ -131,7 +131,11 @@ def _check(path: Path, about: Mapping, like: Any) -> None:
         if saved.get(name) != wanted.get(name):
             expected, got = wanted.get(name, "absent"), saved.get(name, "absent")
             raise ValueError(f"leaf {name} of {path} must be {expected}, got {got}")
-    if about["structure"] != _structure(like):
+    theirs, ours = about["structure"], _structure(like)
+    if theirs != ours:
+        pairs = zip(theirs, ours, strict=False)
+        at = next((i for i, (one, other) in enumerate(pairs) if one != other), 0)
+        part = lambda text: text[max(0, at - 30) : at + 30]  # the whole is as long as the tree
         raise ValueError(
-            f"structure of {path} must be {_structure(like)}, got {about['structure']}"
+            f"structure of {path} must be ...{part(ours)}..., got ...{part(theirs)}..."
         )
