@@ -72,12 +72,12 @@ def _rivals_table(rows: dict[tuple, dict]) -> list[str]:
 
 
 def packing_table() -> str:
-    """The last row of every case of bench/results/packing.jsonl; ratios by the clock."""
+    """The rows of the last run in bench/results/packing.jsonl; ratios by the clock."""
     lines = (ROOT / "bench/results/packing.jsonl").read_text().splitlines()
-    found = {row["case"]: row for row in map(json.loads, lines)}
     newest = json.loads(lines[-1])["machine"]
+    rows = [row for row in map(json.loads, lines) if row["machine"] == newest]
     out = ["| case | ms | fill | beside it | goals missed |", "|---|---|---|---|---|"]
-    for row in (row for row in found.values() if row["machine"] == newest):
+    for row in rows:
         beside = [
             f"{x['wall']:.1f}x faster than {n}" for n, x in row.get("times_faster_than", {}).items()
         ]
