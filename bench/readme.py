@@ -116,6 +116,29 @@ def sparsity_table() -> str:
     return "\n".join(out)
 
 
+def packing_table() -> str:
+    """The rows of the last run in bench/results/packing.jsonl; ratios by the clock."""
+    lines = (ROOT / "bench/results/packing.jsonl").read_text().splitlines()
+    newest = json.loads(lines[-1])["machine"]
+    rows = [row for row in map(json.loads, lines) if row["machine"] == newest]
+    out = ["| case | ms | fill | beside it | goals missed |", "|---|---|---|---|---|"]
+    for row in rows:
+        beside = [
+            f"{x['wall']:.1f}x faster than {n}" for n, x in row.get("times_faster_than", {}).items()
+        ]
+        if "over_copy" in row:
+            beside.append(f"{row['over_copy']['wall']:.2f} of a copy of the rows")
+        if "over_1M" in row:
+            beside.append(f"{row['over_1M']:.1f} times as long as 1M")
+        fill = f"{row['fill']:.2%}" if "fill" in row else ""
+        missed = ", ".join(row.get("missed", {}))
+        out.append(
+            f"| {row['case']} | {row['ms']['wall']:.1f} | {fill} | {', '.join(beside)} | {missed} |"
+        )
+    machine = f"{newest['cpu']}, {newest['cores']} cores, {newest['isa']}; {newest['date']}."
+    return "\n".join([*out, "", machine])
+
+
 def study_table() -> str:
     """The printed table of the committed quick run."""
     return "```\n" + (ROOT / "docs/quick/table.txt").read_text().rstrip() + "\n```"
@@ -135,6 +158,7 @@ def main() -> None:
     text = README.read_text()
     text = fill(text, "ops", ops_table())
     text = fill(text, "sparsity", sparsity_table())
+    text = fill(text, "packing", packing_table())
     text = fill(text, "quick", study_table())
     README.write_text(text)
 

@@ -71,6 +71,7 @@ PYBIND11_MODULE(_core, m) {
   ops["dispatch_sort"] = op<&dispatch_sort>();
   ops["keep_counts"] = host<&keep_counts>();
   ops["fit_rows"] = host<&fit_rows>();
+  ops["part_lengths"] = host<&part_lengths>();
   ops["fill_rows"] = host<&fill_rows>();
   ops["fit_stream"] = host<&fit_stream>();
   m.attr("ops") = ops;

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <forward_list>
 #include <vector>
 
 #include "bind/signature.hpp"
@@ -26,23 +27,72 @@ struct NumpyAttributes {
   }
 };
 
+// What a list of arrays says as Parts. What is no contiguous array becomes one, and is kept.
+class PartsOf {
+ public:
+  explicit PartsOf(const py::list& list) {
+    for (const py::handle item : list) {
+      const bool is_array = py::isinstance<py::array>(item);
+      auto array = is_array ? py::reinterpret_borrow<py::array>(item) : py::array::ensure(item);
+      if (array && !(array.flags() & py::array::c_style))
+        array = py::array::ensure(array, py::array::c_style);
+      if (!array || array.ndim() < 1) refuse("arrays", "a scalar");
+      if (data_.empty()) first_ = array;
+      if (!alike(array)) refuse(kind(first_), kind(array));
+      data_.push_back(static_cast<const uint8_t*>(array.data()));
+      length_.push_back(array.shape(0));
+      if (!array.is(item)) kept_.push_back(std::move(array));
+    }
+  }
+  Parts parts() const {
+    const auto size = static_cast<int64_t>(data_.size());
+    int64_t width = size ? first_.itemsize() : 0;
+    for (py::ssize_t i = 1; size && i < first_.ndim(); ++i) width *= first_.shape(i);
+    return {data_.data(), length_.data(), size, width};
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& expected, const std::string& got) const {
+    throw std::invalid_argument("parts must be " + expected + ", got " + got + " at " +
+                                std::to_string(data_.size()));
+  }
+  bool alike(const py::array& a) const {
+    return a.ndim() == first_.ndim() &&
+           std::equal(a.shape() + 1, a.shape() + a.ndim(), first_.shape() + 1) &&
+           (a.dtype().is(first_.dtype()) || a.dtype().equal(first_.dtype()));
+  }
+  static std::string kind(const py::array& a) {
+    std::string text = py::str(a.dtype());
+    for (py::ssize_t i = 0; i < a.ndim(); ++i)
+      text += (i ? ", " + std::to_string(a.shape(i)) : "[n");
+    return text + "]";
+  }
+
+  py::array first_;
+  std::vector<const uint8_t*> data_;
+  std::vector<int64_t> length_;
+  std::vector<py::array> kept_;
+};
+
 class NumpySource {
  public:
-  NumpySource(const std::vector<py::array>& in, const std::vector<py::array>& out,
+  NumpySource(const std::vector<py::object>& in, const std::vector<py::array>& out,
               const py::dict& attrs)
       : in_(in), out_(out), attrs_{attrs} {}
 
   template <class P>
   P get() {
-    if constexpr (Param<P>::is_view) {
-      const py::array& array = next<P>();
+    if constexpr (std::is_same_v<P, Parts>) {
+      return lists_.emplace_front(py::reinterpret_borrow<py::list>(in_[at_in_++])).parts();
+    } else if constexpr (Param<P>::is_view) {
+      py::array array = next<P>();
       using Element = typename Param<P>::Element;
       require(array.flags() & py::array::c_style, "arrays must be C-contiguous");
       P view{};
       if constexpr (Param<P>::is_input)
         view.data = static_cast<const Element*>(array.data());
       else
-        view.data = static_cast<Element*>(const_cast<py::array&>(array).mutable_data());
+        view.data = static_cast<Element*>(array.mutable_data());
       set_shape(view, [&](int64_t i) { return array.shape(i); }, array.ndim());
       return view;
     } else {
@@ -51,9 +101,11 @@ class NumpySource {
   }
   template <class P>
   bool matches() {
-    if constexpr (Param<P>::is_view) {
+    if constexpr (std::is_same_v<P, Parts>) {
+      return at_in_ < in_.size() && py::isinstance<py::list>(in_[at_in_++]);
+    } else if constexpr (Param<P>::is_view) {
       if (Param<P>::is_input ? at_in_ >= in_.size() : at_out_ >= out_.size()) return false;
-      const py::array& array = next<P>();
+      const py::array array = next<P>();
       return py::isinstance<py::array_t<NumpyElement<typename Param<P>::Element>>>(array) &&
              takes_rank<P>(array.ndim());
     }
@@ -63,16 +115,19 @@ class NumpySource {
 
  private:
   template <class P>
-  const py::array& next() {
-    return Param<P>::is_input ? in_[at_in_++] : out_[at_out_++];
+  py::array next() {
+    if constexpr (Param<P>::is_input) return py::reinterpret_borrow<py::array>(in_[at_in_++]);
+    return out_[at_out_++];
   }
-  const std::vector<py::array>&in_, &out_;
+  const std::vector<py::object>& in_;
+  const std::vector<py::array>& out_;
+  std::forward_list<PartsOf> lists_;
   NumpyAttributes attrs_;
   size_t at_in_ = 0, at_out_ = 0;
 };
 
 template <auto... fns>
-void call_numpy(const std::vector<py::array>& in, const std::vector<py::array>& out,
+void call_numpy(const std::vector<py::object>& in, const std::vector<py::array>& out,
                 const py::dict& attrs) {
   NumpySource source(in, out, attrs);
   const auto call = [&]<auto fn>() {

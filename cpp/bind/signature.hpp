@@ -3,7 +3,8 @@
 //     void name(Where, View<const T, R>... inputs, View<T, R>... outputs, Attrs)
 //
 // Where it runs is a `const Parallel&` or a CUDA stream. Const views are inputs, the others
-// outputs; an attribute struct lists its fields once.
+// outputs; an attribute struct lists its fields once. What runs on the host only may take Parts, a
+// list of arrays, as an input.
 #pragma once
 #include <tuple>
 #include <type_traits>
@@ -33,7 +34,8 @@ template <class P, class Dims>
 void set_shape(P& view, const Dims& dims, int64_t rank) {
   const bool one_row = rank == Param<P>::rank - 1;
   for (int64_t i = 0; i < rank; ++i) view.shape[i + (one_row && i > 0)] = dims(i);
-  if (one_row) view.shape[1] = 1;
+  if constexpr (Param<P>::rank > 1)
+    if (one_row) view.shape[1] = 1;
 }
 
 template <auto fn>

@@ -53,24 +53,33 @@ struct FillPiece {
   }
 };
 
-// tokens and loss are bytes, `width` and one of a token. A row's segment ids count from 1,
-// positions from 0 in each segment; a first token is never a target. cu_seqlens sums a row's
-// lengths, cu_seqlens_padded are its starts, then its last end; both stay at the last where a row
-// has fewer.
-inline void fill_rows(const Parallel& par, View<const uint8_t, 2> tokens,
-                      View<const uint8_t, 1> loss, View<const int64_t, 1> source,
-                      View<const int64_t, 1> length, View<const int64_t, 1> row,
-                      View<const int64_t, 1> start, View<uint8_t, 2> out, View<int32_t, 2> segment,
-                      View<int32_t, 2> position, View<uint8_t, 2> out_loss,
-                      View<int32_t, 2> cu_seqlens, View<int32_t, 2> cu_seqlens_padded,
-                      FillAttrs a) {
-  const int64_t width = tokens.shape[1];
+// How many items each part has.
+inline void part_lengths(const Parallel&, Parts parts, View<int64_t, 1> length) {
+  std::copy_n(parts.length, parts.size, length.data);
+}
+
+// Piece i is length[i] tokens of tokens[part[i]] from source[i] on; loss is a byte of each, or
+// without parts. A row's segment ids count from 1, positions from 0 in each segment; a first token
+// is never a target. cu_seqlens sums a row's lengths, cu_seqlens_padded are its starts, then its
+// last end; both stay at the last where a row has fewer.
+inline void fill_rows(const Parallel& par, Parts tokens, Parts loss, View<const int64_t, 1> part,
+                      View<const int64_t, 1> source, View<const int64_t, 1> length,
+                      View<const int64_t, 1> row, View<const int64_t, 1> start,
+                      View<uint8_t, 2> out, View<int32_t, 2> segment, View<int32_t, 2> position,
+                      View<uint8_t, 2> out_loss, View<int32_t, 2> cu_seqlens,
+                      View<int32_t, 2> cu_seqlens_padded, FillAttrs a) {
+  const int64_t width = tokens.width;
+  require(!loss.size || (loss.size == tokens.size && loss.width == 1 &&
+                         std::equal(loss.length, loss.length + loss.size, tokens.length)),
+          "loss must have a byte for every token");
   const Layout layout(row, start, a.rows);
   const auto refuse = [&](int64_t i, const char* why) {
     throw std::invalid_argument("piece " + std::to_string(i) + " of row " +
                                 std::to_string(row.data[i]) + " " + why);
   };
-  par(a.rows, items_per_chunk(a.capacity * (width + 9) / 4), [&](int64_t from, int64_t to) {
+  // Few large chunks: two threads that touch one new huge page would both have it cleared.
+  const int64_t tokens_per_chunk = std::clamp<int64_t>(a.rows * a.capacity / 8, 1 << 13, 1 << 19);
+  par(a.rows, tokens_per_chunk / std::max<int64_t>(1, a.capacity), [&](int64_t from, int64_t to) {
     for (int64_t r = from; r < to; ++r) {
       uint8_t *row_out = out.item(r), *row_loss = out_loss.item(r);
       int32_t *ids = segment.item(r), *positions = position.item(r);
@@ -82,17 +91,18 @@ inline void fill_rows(const Parallel& par, View<const uint8_t, 2> tokens,
         std::fill_n(positions + begin, n, 0);
       };
       int64_t end = 0, id = 0, sum = 0;
-      for (int64_t p = layout.begin[r]; p < layout.begin[r + 1]; ++p) {
-        const int64_t i = layout.piece[p], n = length.data[i], begin = start.data[i];
-        const int64_t at = source.data[i];
+      for (int64_t m = layout.begin[r]; m < layout.begin[r + 1]; ++m) {
+        const int64_t i = layout.piece[m], n = length.data[i], begin = start.data[i];
+        const int64_t p = part.data[i], at = source.data[i];
         if (id == a.max_segments) refuse(i, "is one more than max_segments");
         if (n < 1 || begin < 0 || n > a.capacity - begin) refuse(i, "reaches out of the row");
         if (begin < end) refuse(i, "overlaps another");
-        if (at < 0 || at > tokens.shape[0] - n) refuse(i, "reaches out of the tokens");
+        if (p < 0 || p >= tokens.size || at < 0 || at > tokens.length[p] - n)
+          refuse(i, "reaches out of the tokens");
         pad(end, begin - end);
-        std::memcpy(row_out + begin * width, tokens.data + at * width, n * width);
-        if (loss.shape[0])
-          std::memcpy(row_loss + begin, loss.data + at, n);
+        std::memcpy(row_out + begin * width, tokens.data[p] + at * width, n * width);
+        if (loss.size)
+          std::memcpy(row_loss + begin, loss.data[p] + at, n);
         else
           std::memset(row_loss + begin, 1, n);
         row_loss[begin] = 0;

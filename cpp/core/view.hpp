@@ -1,4 +1,4 @@
-// A non-owning, row-major array: pointer plus shape. The only array type in core.
+// Non-owning, row-major arrays, one (View) or a list of them (Parts). The only array types in core.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -41,6 +41,13 @@ struct View {
     return n;
   }
   T* item(int64_t i) const { return data + i * item_size(); }
+};
+
+// Arrays of one kind that differ in their leading axis only, as bytes: length[p] items of `width`.
+struct Parts {
+  const uint8_t* const* data;
+  const int64_t* length;
+  int64_t size, width;
 };
 
 // Shape and attribute errors. Become ValueError in Python and INVALID_ARGUMENT in XLA.

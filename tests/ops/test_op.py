@@ -27,7 +27,8 @@ def test_handlers_are_built_with_headers_every_supported_jaxlib_takes():
 
 def assert_equals_definition(name, door, arrays, attributes):
     got, want = door(name, arrays, attributes), doors.definition(name, arrays, attributes)
-    what = f"{name} {attributes} {[a.shape for a in arrays]}"
+    shapes = [len(a) if isinstance(a, list) else a.shape for a in arrays]
+    what = f"{name} {attributes} {shapes}"
     with np.errstate(all="ignore"):
         if given := OPS[name].given(*arrays, **attributes):
             # A sum in another order may end 2 ulp away; what follows is bitwise, given the sum.
@@ -128,6 +129,26 @@ def test_attributes_are_read_as_plain_python_values():
     assert a == 1 and b == 1
     with pytest.raises(ValueError, match="group_statistic takes attributes"):
         it(x, block=8, statistic="absmax")
+
+
+def test_outputs_may_share_a_given_block_of_memory():
+    (x,), attributes = next(c for c in doors.cases("part_lengths") if len(c[0][0]) == 3)
+    block = np.zeros(64, np.uint8)
+    (got,) = OPS["part_lengths"].numpy(x, memory=lambda size: block[:size], **attributes)
+    assert got.base is block and got.tolist() == [3, 0, 7]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([np.zeros(2), np.zeros((2, 1))], r"parts must be float64\[n\], got float64\[n, 1\] at 1"),
+        ([np.zeros((2, 3), ">i4")] * 2 + [np.zeros((2, 3), "<i4")], "at 2"),
+        ([np.zeros(2), 3.0], "parts must be arrays, got a scalar at 1"),
+    ],
+)
+def test_parts_of_several_kinds_are_refused_by_name(parts, message):
+    with pytest.raises(ValueError, match=message):
+        OPS["part_lengths"](parts)
 
 
 FORK = """

@@ -210,6 +210,8 @@ def test_grains_first_fit_gives_the_same_rows():
         (([3], 8), {"max_segments": 0}, "max_segments must be at least 1, got 0"),
         (([3], 8), {"align": 0}, "align must be at least 1, got 0"),
         (([3], 8), {"ranks": 0}, "ranks must be at least 1, got 0"),
+        (([3], 8), {"align": 1.5}, "align must be an integer, got 1.5"),
+        (([3], 8), {"balance": "cost"}, "balance must be tokens or l2, got 'cost'"),
         (([3], 8), {"ranks": 2, "balance": "rows"}, "balance must be tokens or l2, got 'rows'"),
         (([3], 2**40), {}, "capacity must be in [1, 1073741823]"),
         (({"a": [3]}, 8), {}, "lengths and capacity must both map features"),

@@ -70,6 +70,7 @@ def test_no_target_is_padding_or_belongs_to_another_document():
         ),
         (([1.5], 8), "lengths must be integers [n], got float64[1]"),
         (([3], 0), "capacity must be at least 1, got 0"),
+        (([3], 8.5), "capacity must be an integer, got 8.5"),
     ],
 )
 def test_bad_lengths_are_refused_by_name(arguments, message):
@@ -141,6 +142,39 @@ def test_a_plan_that_was_tampered_with_is_refused(change, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("overflow", ["split", "drop", "truncate"])
+def test_a_list_of_documents_gives_the_rows_of_their_concatenation(overflow):
+    lengths = np.random.default_rng(0).integers(1, 60, 40)
+    tokens = np.random.default_rng(1).integers(1, 99, (lengths.sum(), 3)).astype(np.int16)
+    mask = np.random.default_rng(2).random(len(tokens)) < 0.5
+    plan = packing.plan(lengths, 32, overflow=overflow, seed=1)
+    ends = np.cumsum(lengths)[:-1]
+    want = packing.materialize(plan, tokens, loss_mask=mask)
+    got = packing.materialize(plan, np.split(tokens, ends), loss_mask=np.split(mask, ends))
+    assert want.keys() == got.keys()
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([[1, 2, 3], [4]], "tokens must be [5], the sum of the plan's lengths, got 4"),
+        ([[1, 2], [3, 4, 5]], "piece 0 of row 0 reaches out of the tokens"),
+        ([[1, 2, 3], [4.0, 5.0]], "parts must be int64[n], got float64[n] at 1"),
+        ([[1, 2], [3, 4], [5]], "piece 0 of row 0 reaches out of the tokens"),
+    ],
+)
+def test_documents_other_than_the_planned_are_refused(documents, message):
+    with pytest.raises(ValueError) as error:
+        packing.materialize(packing.plan([3, 2], 8), documents)
+    assert message in str(error.value)
+    with pytest.raises(ValueError, match="an array of each sequence, got 2 arrays"):
+        packing.materialize(packing.plan([3, 1, 1], 8), [np.arange(3), np.arange(2)])
+
+
 def test_a_loss_mask_must_fit_the_tokens():
-    with pytest.raises(ValueError, match=r"loss_mask must be bool\[5\], got int64"):
+    with pytest.raises(
+        ValueError, match=r"loss_mask must be bool\[5\] in the same arrays as tokens, 1, got int64"
+    ):
         packing.materialize(packing.plan([3, 2], 8), np.arange(5), loss_mask=np.ones(5, int))

@@ -89,3 +89,7 @@ def test_missing_and_misshapen_arrays_are_named():
     del batch["weights"]
     with pytest.raises(ValueError, match="batch must have weights"):
         packing.verify(batch)
+
+
+def test_a_batch_without_rows_passes():
+    packing.verify(packing.materialize(packing.plan([], 8), np.zeros(0, int)))

@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -60,7 +62,7 @@ class Op:
         definition: array-API code; under numpy it is the meaning of the op.
         out: (*shapes, **attributes) -> tuple of output shapes; raises ValueError on bad input.
         examples: rng -> (arrays, attributes) pairs; they feed the tests and the benches.
-        host: a plan made by numpy on the host; no JAX door.
+        host: a plan made by numpy on the host; no JAX door. An operand may be a list of arrays.
         given: for ops with a floating-point sum, whose order numpy does not share: (*arrays,
             **attributes) -> None where there is no sum, else the position of the output that may be
             2 ulp from numpy's, and the definition of all outputs given that one.
@@ -90,12 +92,15 @@ class Op:
             outs = self.numpy(*arrays, in_place=in_place, **attributes)
         return outs[0] if len(outs) == 1 else tuple(outs)
 
-    def numpy(self, *arrays, in_place: bool = False, **attributes) -> list[np.ndarray]:
-        """The compiled function on numpy arrays; `in_place` overwrites the aliased input."""
-        arrays = [np.ascontiguousarray(a) for a in arrays]
+    def numpy(self, *arrays, in_place: bool = False, memory=None, **attributes):
+        """The compiled function on numpy arrays; `in_place` overwrites the aliased input.
+
+        `memory(bytes)` gives the memory of all outputs, u8; else each has its own.
+        """
+        arrays = [a if isinstance(a, list) else np.ascontiguousarray(a) for a in arrays]
         if in_place and self.alias and not arrays[self.alias[0]].flags.writeable:
             raise ValueError(f"{self.name} in place must be given a writable array, got read-only")
-        outs = [np.empty(o.shape, o.dtype) for o in self.out(*arrays, **attributes)]
+        outs = _empty(self.out(*arrays, **attributes), memory)
         if in_place and self.alias:
             outs[self.alias[1]] = arrays[self.alias[0]]
         _core.ops[self.name][1]([*map(_as_bits, arrays)], [*map(_as_bits, outs)], attributes)
@@ -176,8 +181,22 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
     return register
 
 
-def _as_bits(array: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16 and float16 as int16, which the binding knows."""
+def _empty(shapes: Iterable[Shape], memory: Callable | None) -> list[np.ndarray]:
+    if memory is None:
+        return [np.empty(o.shape, o.dtype) for o in shapes]
+    sizes = [math.prod(o.shape) * o.dtype.itemsize for o in shapes]
+    ends = [*itertools.accumulate(-(-size // 64) * 64 for size in sizes)]
+    block = memory(ends[-1])
+    return [
+        np.ndarray(o.shape, o.dtype, block, begin)
+        for o, begin in zip(shapes, [0, *ends[:-1]], strict=True)
+    ]
+
+
+def _as_bits(array):
+    """bfloat16 as uint16 and float16 as int16, which the binding knows; a list as it is."""
+    if isinstance(array, list):
+        return array
     if array.dtype == np.float16:
         return array.view(np.int16)
     return array.view(np.uint16) if array.dtype == _BFLOAT16 else array

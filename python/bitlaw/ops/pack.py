@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bitlaw.ops.op import Shape, op
@@ -133,25 +135,50 @@ def _wrap(lengths, capacity, max_segments, align):
     return row, start
 
 
-def _fill_out(tokens, loss, source, length, row, start, *, rows, capacity, max_segments):
-    if tokens.ndim != 2 or tokens.dtype != np.uint8:
-        raise ValueError(f"tokens must be u8[n, width], got {tokens.dtype}{list(tokens.shape)}")
-    if loss.ndim != 1 or loss.dtype != np.uint8 or len(loss) not in (0, len(tokens)):
-        raise ValueError(f"loss must be u8[0] or u8[{len(tokens)}], got {loss.dtype}{loss.shape}")
-    for name, of in [("source", source), ("length", length), ("row", row), ("start", start)]:
-        if of.shape != source.shape or of.ndim != 1 or of.dtype != np.int64:
-            raise ValueError(f"{name} must be i64{list(source.shape)}, got {of.dtype}{of.shape}")
+def _lengths_out(parts):
+    return (Shape((len(parts),), np.int64),)
+
+
+def _lengths_examples(rng):
+    for counts in [], [0], [3, 0, 7]:
+        yield ([rng.random((n, 2), np.float32) for n in counts],), {}
+
+
+@op(out=_lengths_out, examples=_lengths_examples, host=True)
+def part_lengths(parts):
+    """How many items each array of a list has, i64[parts]; proof that they are of one kind.
+
+    Args:
+        parts: a list of arrays [n, ...] that differ in n only; anything else is an error in the
+            kernel.
+    """
+    return np.array([len(part) for part in parts], np.int64)
+
+
+def _fill_out(tokens, loss, part, source, length, row, start, *, rows, capacity, max_segments):
+    if not isinstance(tokens, list) or not tokens:
+        raise ValueError(f"tokens must be a list of one array at least, got {type(tokens)}")
+    if not isinstance(loss, list) or len(loss) not in (0, len(tokens)):
+        raise ValueError(f"loss must be a list of 0 or {len(tokens)} arrays, got {type(loss)}")
+    for name, of in [("part", part), ("source", source), ("row", row), ("start", start)]:
+        if of.shape != length.shape or of.ndim != 1 or of.dtype != np.int64:
+            raise ValueError(f"{name} must be i64{list(length.shape)}, got {of.dtype}{of.shape}")
     for name, value in [("rows", rows), ("capacity", capacity), ("max_segments", max_segments)]:
         if not 0 <= value < 2**31 - 1:
             raise ValueError(f"{name} must be in [0, 2^31 - 1), got {value}")
     return (
-        Shape((rows, capacity * tokens.shape[1]), np.uint8),
+        Shape((rows, capacity * _width(tokens)), np.uint8),
         Shape((rows, capacity), np.int32),
         Shape((rows, capacity), np.int32),
         Shape((rows, capacity), np.uint8),
         Shape((rows, max_segments + 1), np.int32),
         Shape((rows, max_segments + 1), np.int32),
     )
+
+
+def _width(tokens) -> int:
+    first = np.asarray(tokens[0])
+    return first.itemsize * math.prod(first.shape[1:])
 
 
 def _fill_examples(rng):
@@ -166,25 +193,30 @@ def _fill_examples(rng):
         most = int(np.bincount(row, minlength=1).max())
         attributes = {"rows": int(row.max(initial=-1)) + 1 + spare, "capacity": capacity}
         attributes |= {"max_segments": most + spare}
-        places = (np.cumsum(length) - length, length, row, start[:, 0])
-        yield (tokens, loss, *places), attributes
-        yield (tokens, loss[:0], *places), attributes
+        ends, places = np.cumsum(length), (length, row, start[:, 0])
+        part, source = np.zeros((2, n), np.int64)
+        yield ([tokens], [loss], part, ends - length, *places), attributes
+        several = np.split(tokens, ends), np.split(loss, ends)
+        yield (*several, np.arange(n), source, *places), attributes
+        yield (several[0], [], np.arange(n), source, *places), attributes
 
 
 @op(out=_fill_out, examples=_fill_examples, host=True)
 def fill_rows(
-    tokens, loss, source, length, row, start, *, rows: int, capacity: int, max_segments: int
+    tokens, loss, part, source, length, row, start, *, rows: int, capacity: int, max_segments: int
 ):
     """The rows of a plan.
 
     Args:
-        tokens: u8[n, width], the bytes of every token of all sequences
-        loss: u8[n], 1 where the loss may count a token; or u8[0] for everywhere
-        source, length, row, start: i64[pieces], as of `packing.Plan`; pieces that overlap or reach
-            out of a row or of the tokens are an error in the kernel.
+        tokens: a list of arrays [n, ...] of one kind
+        loss: of as many arrays u8[n], 1 where the loss may count a token; or of none, for
+            everywhere
+        part, source: i64[pieces], which array a piece is of, and its first token there
+        length, row, start: i64[pieces], as of `packing.Plan`; pieces that overlap or reach out of a
+            row or of their array are an error in the kernel.
 
     Returns:
-        out: u8[rows, capacity * width], padding 0
+        out: u8[rows, capacity * width], the bytes of the tokens, padding 0
         segment: i32[rows, capacity], from 1 in each row by position, padding 0
         position: i32[rows, capacity], from 0 in each segment
         out_loss: u8[rows, capacity], 0 on padding and on the first token of each segment, which
@@ -194,21 +226,21 @@ def fill_rows(
 
     Where a row has fewer segments than max_segments, the last value is repeated.
     """
-    width = tokens.shape[1]
-    out = np.zeros((rows, capacity, width), np.uint8)
+    out = np.zeros((rows, capacity, _width(tokens)), np.uint8)
     segment, position = np.zeros((2, rows, capacity), np.int32)
     out_loss = np.zeros((rows, capacity), np.uint8)
     sums, starts = np.zeros((2, rows, max_segments + 1), np.int32)
     seen = np.zeros(rows, np.int64)
     for i in np.lexsort((start, row)):
         at, r, n = start[i], row[i], length[i]
+        of = slice(source[i], source[i] + n)
         seen[r] += 1
-        out[r, at : at + n] = tokens[source[i] : source[i] + n]
+        out[r, at : at + n] = tokens[part[i]][of].reshape(n, -1).view(np.uint8)
         segment[r, at : at + n] = seen[r]
         position[r, at : at + n] = np.arange(n)
-        out_loss[r, at : at + n] = loss[source[i] : source[i] + n] if len(loss) else 1
+        out_loss[r, at : at + n] = loss[part[i]][of] if loss else 1
         out_loss[r, at] = 0
         sums[r, seen[r] :] += n
         starts[r, seen[r] - 1] = at
         starts[r, seen[r] :] = at + n
-    return out.reshape(rows, capacity * width), segment, position, out_loss, sums, starts
+    return out.reshape(rows, capacity * _width(tokens)), segment, position, out_loss, sums, starts

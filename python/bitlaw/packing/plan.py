@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 
 import numpy as np
 
 from bitlaw.ops import pack
-from bitlaw.packing.ranks import by_rank
+from bitlaw.packing.ranks import BALANCE, by_rank
 
 OVERFLOW = ("error", "drop", "split", "truncate")
 
@@ -106,12 +105,12 @@ def plan(
         names, table, capacities = _features(lengths, capacity)
     else:
         names, table = None, _integers("lengths", lengths)[:, None]
-        capacities = np.array([operator.index(capacity)])
+        capacities = np.array([positive("capacity", capacity)])
     for name, value in [("align", align), ("ranks", ranks), ("max_segments", max_segments)]:
-        if value is not None and operator.index(value) < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if capacities.min() < 1:
-        raise ValueError(f"capacity must be at least 1, got {capacities.min()}")
+        if value is not None:
+            positive(name, value)
+    if balance not in BALANCE:
+        raise ValueError(f"balance must be tokens or l2, got {balance!r}")
     _check(table, capacities, names, overflow, algorithm)
 
     if seed is None:
@@ -158,6 +157,14 @@ def plan(
     return plans[0] if names is None else dict(zip(names, plans, strict=True))
 
 
+def positive(name: str, value) -> int:
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
 def _integers(name: str, values) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or (values.dtype.kind not in "iu" and values.size):
@@ -181,7 +188,7 @@ def _features(lengths, capacity) -> tuple[list[str], np.ndarray, np.ndarray]:
     counts = {name: len(c) for name, c in zip(names, columns, strict=True)}
     if len(set(counts.values())) > 1:
         raise ValueError(f"lengths must be as many in every feature, got {counts}")
-    capacities = np.array([operator.index(capacity[name]) for name in names])
+    capacities = np.array([positive(f"capacity[{name!r}]", capacity[name]) for name in names])
     return names, np.stack(columns, axis=1), capacities
 
 

@@ -25,8 +25,6 @@ def by_rank(
         i64[rows], the new number of each; and how many there are, a multiple of `ranks` (the last
         few may be empty)
     """
-    if balance not in BALANCE:
-        raise ValueError(f"balance must be tokens or l2, got {balance!r}")
     each = length.astype(np.float64)
     cost = np.bincount(row, each**2 if balance == "l2" else each, minlength=rows)
     steps = -(-rows // ranks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,8 +15,9 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
     Args:
         plan: where each piece goes; or a plan of each feature, `tokens` and `loss_mask` then being
             mappings too, and a feature's arrays named after it.
-        tokens: [n, ...], all sequences concatenated in the order of the plan's lengths.
-        loss_mask: bool[n], False where the loss must not count a token (a prompt's).
+        tokens: the sequences, a list of arrays [n, ...] in the order of the plan's lengths; or one
+            array of all of them, concatenated.
+        loss_mask: of the same form, bool; False where the loss must not count a token (a prompt's).
         name: of the arrays.
 
     Returns:
@@ -37,36 +37,65 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
             mask = None if loss_mask is None else loss_mask.get(of)
             arrays |= materialize(each, tokens[of], loss_mask=mask, name=of)
         return arrays
-    tokens = np.ascontiguousarray(tokens)
-    if tokens.ndim < 1 or len(tokens) != plan.tokens:
+    parts, lengths = _parts(tokens)
+    if lengths.sum() != plan.tokens:
         raise ValueError(
-            f"tokens must be [{plan.tokens}], the sum of the plan's lengths, "
-            f"got {list(tokens.shape)}"
+            f"tokens must be [{plan.tokens}], the sum of the plan's lengths, got {lengths.sum()}"
         )
-    loss = np.zeros(0, np.uint8)
+    loss = []
     if loss_mask is not None:
-        loss = np.ascontiguousarray(loss_mask)
-        if loss.shape != tokens.shape[:1] or loss.dtype != bool:
-            raise ValueError(f"loss_mask must be bool[{len(tokens)}], got {loss.dtype}{loss.shape}")
-        loss = loss.view(np.uint8)
-    inner = tokens.shape[1:]
-    width = tokens.itemsize * math.prod(inner)
+        loss, lengths_of_loss = _parts(loss_mask)
+        if loss[0].dtype != bool or not np.array_equal(lengths, lengths_of_loss):
+            raise ValueError(
+                f"loss_mask must be bool[{lengths.sum()}] in the same arrays as tokens, "
+                f"{len(parts)}, got {loss[0].dtype}[{lengths_of_loss.sum()}] in {len(loss)}"
+            )
+    if len(parts) > 1 and plan.sequence.max(initial=-1) >= len(parts):
+        raise ValueError(
+            f"tokens must be one array or an array of each sequence, got {len(parts)} arrays"
+        )
+    # Of one array, a piece's source is where it is; of many, it counts from its sequence's array.
+    part = np.zeros_like(plan.sequence) if len(parts) == 1 else plan.sequence
+    source = plan.source - (np.cumsum(lengths) - lengths)[part]
+    return fill(plan, parts, part, source, loss=loss, name=name)
+
+
+def _parts(tokens) -> tuple[list[np.ndarray], np.ndarray]:
+    """What is given as a list of arrays, of one where it is an array, and their lengths."""
+    sequences = isinstance(tokens, list | tuple) and len(tokens) and np.ndim(tokens[0])
+    parts = [*map(np.asarray, tokens)] if sequences else [np.asarray(tokens)]
+    return parts, pack.part_lengths(parts)
+
+
+def fill(
+    plan, parts: list, part, source, *, loss: list = (), name: str, memory=None
+) -> dict[str, np.ndarray]:
+    """The plan's rows, as of `materialize`, of tokens that lie in a list of arrays of one kind.
+
+    Args:
+        part, source: i64[pieces], the array that a piece is of, and its first token there.
+        loss: no arrays, or as many, bool, as `parts`.
+        memory: bytes -> u8 array that the rows may lie in.
+    """
     most = plan.max_segments
     if most is None:
         most = int(np.bincount(plan.row.clip(0, plan.rows), minlength=1).max())
-    out, segments, positions, loss, sums, starts = pack.fill_rows(
-        tokens.reshape(-1).view(np.uint8).reshape(len(tokens), width),
-        loss,
-        plan.source,
+    out, segments, positions, loss, sums, starts = pack.fill_rows.numpy(
+        parts,
+        list(loss),
+        part,
+        source,
         plan.length,
         plan.row,
         plan.start,
         rows=plan.rows,
         capacity=plan.capacity,
         max_segments=most,
+        memory=memory,
     )
+    kind, inner = parts[0].dtype, parts[0].shape[1:]
     return {
-        name: out.view(tokens.dtype).reshape(plan.rows, plan.capacity, *inner),
+        name: out.view(kind).reshape(plan.rows, plan.capacity, *inner),
         f"{name}_segment_ids": segments,
         f"{name}_positions": positions,
         f"{name}_loss_mask": loss.view(bool),

@@ -6,14 +6,16 @@ import base64
 import copy
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from bitlaw.ops import pack
 from bitlaw.ops.stream import fit_stream, no_rows
-from bitlaw.packing.plan import Plan, Portion, pieces_of
-from bitlaw.packing.rows import materialize
+from bitlaw.packing.plan import Plan, Portion, pieces_of, positive
+from bitlaw.packing.rows import fill
 
 
 class Stream:
@@ -45,10 +47,9 @@ class Stream:
             align: every piece starts at a multiple of this.
         """
         for name, value in [("capacity", capacity), ("bins", bins), ("align", align)]:
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if max_segments is not None and max_segments < 1:
-            raise ValueError(f"max_segments must be at least 1, got {max_segments}")
+            positive(name, value)
+        if max_segments is not None:
+            positive("max_segments", max_segments)
         self.capacity, self.max_segments, self.align = capacity, max_segments, align
         self.overflow = overflow
         pieces_of([], capacity, overflow)  # errors now
@@ -145,7 +146,7 @@ class Stream:
         self._open = np.array(state["open"], np.int64).reshape(5, -1)
 
 
-_TOGETHER = 1 << 16  # tokens of the rows that are filled at a time
+_TOGETHER = 1 << 18  # tokens of the rows that are filled at a time
 _SETTINGS = ("capacity", "max_segments", "align", "overflow")
 _COUNTS = ("sequences", "dropped", "truncated", "split", "_tokens", "_rows")
 
@@ -158,17 +159,19 @@ class PackedIterator(Iterator):
     """
 
     def __init__(self, stream: Stream, sequences: Iterable, *, name: str, chunk: int):
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        positive("chunk", chunk)
         if stream._open.size:
             raise ValueError(
                 f"stream must have no open rows, got {stream._open.shape[1]} open pieces"
             )
         self._stream, self._sequences, self._name = stream, iter(sequences), name
         self._chunk = chunk
-        self._none: np.ndarray | None = None  # no tokens, of the dtype and inner shape of all
-        self._held: dict[int, np.ndarray] = {}  # source -> tokens, of the open pieces
+        # Whatever open pieces are of, and its first token's number in the stream; first of all an
+        # array without tokens, which says of what kind they are.
+        self._parts: list[np.ndarray] = []
+        self._begins = np.zeros(0, np.int64)
         self._ready: Iterator[dict] = iter(())
+        self._memory = _Memory()
         self._mark()
 
     @property
@@ -176,11 +179,15 @@ class PackedIterator(Iterator):
         return self._stream
 
     def __next__(self) -> dict[str, np.ndarray]:
-        stream, row = self._stream, next(self._ready, None)
+        row = next(self._ready, None)
         while row is None:
             self._mark()
             chunk = list(itertools.islice(self._sequences, self._chunk))
-            self._ready = self._rows(chunk) if chunk else self._filled(stream.flush())
+            if chunk:
+                several = self._rows(chunk)
+            else:
+                several = self._filled(self._stream.flush(), self._parts, self._begins)
+            self._ready = itertools.chain.from_iterable(several)
             row = next(self._ready, None)
             if row is None and not chunk:
                 raise StopIteration
@@ -194,8 +201,12 @@ class PackedIterator(Iterator):
         begin with the next one. A source with get_state and set_state, as grain's iterators have,
         is taken along as "source".
         """
-        stream, held, source = self._marked
-        buffer = self._joined(held.values())
+        stream, parts, begins, source = self._marked
+        _, at, length, *_ = stream._open
+        part = _part(begins, at)
+        cut = zip(part.tolist(), (at - begins[part]).tolist(), length.tolist(), strict=True)
+        pieces = [parts[p][a : a + n] for p, a, n in cut]
+        buffer = np.concatenate([*parts[:1], *pieces]) if parts else np.zeros(0, np.int32)
         return {
             "source": source,
             "sequences": stream.sequences,
@@ -212,11 +223,13 @@ class PackedIterator(Iterator):
         if state["source"] is not None:
             self._sequences.set_state(state["source"])
         flat = np.frombuffer(base64.b64decode(state["tokens"]), np.dtype(state["dtype"]))
-        buffer = flat.reshape(state["shape"])
-        _, sources, lengths, *_ = self._stream._open
-        pieces = np.split(buffer, np.cumsum(lengths)[:-1])
-        self._none, self._ready = buffer[:0] if lengths.size else None, iter(())
-        self._held = dict(zip(sources.tolist(), pieces, strict=False))
+        buffer, self._ready = flat.reshape(state["shape"]), iter(())
+        _, at, length, *_ = self._stream._open
+        self._parts, self._begins = [], np.zeros(0, np.int64)
+        if at.size:
+            order, pieces = np.argsort(at), np.split(buffer, np.cumsum(length)[:-1])
+            self._parts = [buffer[:0], *(pieces[i] for i in order)]
+            self._begins = np.append(-1, at[order])
         self._mark()
         for _ in range(state["emitted"]):
             if next(self, None) is None:
@@ -226,58 +239,81 @@ class PackedIterator(Iterator):
 
     def _mark(self) -> None:
         source = self._sequences.get_state() if hasattr(self._sequences, "get_state") else None
-        # No array of a stream is ever written to, so a shallow copy is a snapshot.
-        self._marked, self._emitted = (copy.copy(self._stream), self._held.copy(), source), 0
+        # No array or list is ever written to, so a shallow copy is a snapshot.
+        self._marked = copy.copy(self._stream), self._parts, self._begins, source
+        self._emitted = 0
 
-    def _rows(self, chunk: list) -> Iterator[dict[str, np.ndarray]]:
+    def _rows(self, chunk: list) -> Iterator[Iterable[dict[str, np.ndarray]]]:
         stream = self._stream
         if isinstance(chunk[0], Mapping):
             chunk = [c[self._name] for c in chunk]
-        arrays = [np.asarray(c) for c in chunk]
-        if not all(a.ndim for a in arrays):
-            raise ValueError("sequences must be arrays of tokens, got a scalar")
-        if self._none is None:
-            self._none = arrays[0][:0].copy()
-        lengths = np.array([len(a) for a in arrays])
-        whole, before = pieces_of(lengths, stream.capacity, stream.overflow), stream._tokens
-        plan = stream._place(whole)
-        if whole.split or whole.dropped or whole.truncated:
-            at = whole.source - (np.cumsum(lengths) - lengths)[whole.sequence]
-            cut = zip(whole.sequence.tolist(), at.tolist(), whole.length.tolist(), strict=True)
-            arrays = [arrays[i][a : a + n] for i, a, n in cut]
-        self._held.update(zip((whole.source + before).tolist(), arrays, strict=True))
-        return self._filled(plan)
+        if {*map(type, chunk)} != {np.ndarray}:
+            chunk = [np.asarray(c) for c in chunk]
+        try:
+            lengths = pack.part_lengths(self._parts[:1] + chunk)[len(self._parts[:1]) :]
+        except ValueError as error:
+            raise ValueError(f"sequences must be alike: {error}") from None
+        if not self._parts:
+            self._parts, self._begins = [chunk[0][:0].copy()], np.array([-1])
+        parts = self._parts + chunk
+        begins = np.append(self._begins, np.cumsum(lengths) - lengths + stream._tokens)
+        plan = stream._place(pieces_of(lengths, stream.capacity, stream.overflow))
+        still = np.append(0, np.unique(_part(begins, stream._open[1])))
+        self._parts, self._begins = [parts[p] for p in still.tolist()], begins[still]
+        return self._filled(plan, parts, begins)
 
-    def _filled(self, plan: Plan) -> Iterator[dict[str, np.ndarray]]:
-        """The rows, a few at a time: what is written of them should stay in a cache."""
+    def _filled(self, plan: Plan, parts, begins) -> Iterator[Iterable[dict[str, np.ndarray]]]:
+        """The rows, some at a time: what is written of them should stay in a cache."""
         order = np.argsort(plan.row, kind="stable")
-        source, length = plan.source[order], plan.length[order]
-        row, start = plan.row[order], plan.start[order]
-        step = max(1, _TOGETHER // plan.capacity)
+        part = _part(begins, plan.source[order])
+        source = plan.source[order] - begins[part]
+        of = [parts[p] for p in part.tolist()]
+        row, step = plan.row[order], max(1, _TOGETHER // plan.capacity)
         firsts = range(0, plan.rows, step)
         ends = np.searchsorted(row, [*firsts, plan.rows]).tolist()
-        parts = [self._held.pop(s) for s in source.tolist()]
         for first, begin, end in zip(firsts, ends[:-1], ends[1:], strict=True):
-            here, tokens = slice(begin, end), self._joined(parts[begin:end])
+            here = slice(begin, end)
             some = dataclasses.replace(
                 plan,
                 rows=min(step, plan.rows - first),
-                source=np.cumsum(length[here]) - length[here],
-                length=length[here],
+                length=plan.length[order[here]],
                 row=row[here] - first,
-                start=start[here],
-                tokens=len(tokens),
+                start=plan.start[order[here]],
             )
-            rows = materialize(some, tokens, name=self._name)
+            rows = fill(
+                some,
+                of[here],
+                np.arange(end - begin),
+                source[here],
+                name=self._name,
+                memory=self._memory,
+            )
             if plan.max_segments is None:
                 rows = {key: a for key, a in rows.items() if "cu_seqlens" not in key}
-            for each in zip(*rows.values(), strict=True):
-                yield dict(zip(rows, each, strict=True))
+            names = itertools.repeat(tuple(rows))
+            yield map(dict, map(zip, names, zip(*rows.values(), strict=True)))
 
-    def _joined(self, parts: Iterable[np.ndarray]) -> np.ndarray:
-        none = np.zeros(0, np.int32) if self._none is None else self._none
-        try:
-            return np.concatenate([none, *parts], dtype=none.dtype, casting="safe")
-        except TypeError:
-            kinds = sorted({str(part.dtype) for part in parts})
-            raise ValueError(f"sequences must all be {none.dtype}, got {kinds}") from None
+
+class _Memory:
+    """Blocks that are used again once no array lies in them: new pages cost more than the filling.
+
+    A view of numpy's holds the block itself, so the block's references tell.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+
+    def __call__(self, size: int) -> np.ndarray:
+        for block in self._blocks:
+            if block.nbytes >= size and sys.getrefcount(block) == _UNUSED:
+                return block
+        self._blocks = [*self._blocks[-3:], np.empty(size, np.uint8)]
+        return self._blocks[-1]
+
+
+_UNUSED = 3  # references to a block: the list's, the loop's and the question's own
+
+
+def _part(begins: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Which part each of these tokens is in."""
+    return np.searchsorted(begins, at, side="right") - 1

@@ -92,7 +92,7 @@ def _positions(segments, positions) -> Check:
 
 
 def _padding(values, segments, tokens: str) -> Check:
-    filled = (values != 0).reshape(*segments.shape, -1).any(-1)
+    filled = (values != 0).any(tuple(range(2, values.ndim)))
     yield f"{tokens} holds a token where the segment id says padding", (segments == 0) & filled
 
 

@@ -3,16 +3,19 @@
     log10 L = a log10 N + b log10 X^ + c log10 N log10 X^ + d
     1 / X^ = 1 / (X - 1 + 1 / (1 / X_start - 1 / X_max)) + 1 / X_max
 
-N is the block weights of the dense model, X the number of experts, L nats per byte. With X_start
-and X_max held the law is linear in its four coefficients. When `laws` has this law with a fit of
-its own, this file becomes calls of it.
+N is the block weights of the dense model, X the number of experts, L nats per byte. The law itself
+is `laws.forms.routed`. With X_start and X_max held it is linear in its four coefficients, so its
+least squares and the noise of N_eff are closed forms, which need no search.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
+
+from bitlaw.laws import forms
 
 X_START, X_MAX = 1.847, 314.5  # of S-BASE, arXiv:2202.01169; held: 32 experts tell little of them
 RESAMPLES = 1000
@@ -42,7 +45,7 @@ class RoutedFit:
 
     def loss(self, n, x):
         """The law's loss, in nats per byte."""
-        return 10.0 ** (design(n, x) @ (self.a, self.b, self.c, self.d))
+        return _law(n, x, a=self.a, b=self.b, c=self.c, d=self.d)
 
     def effective(self, n: float, x: float) -> float:
         """The N of the dense model with the same loss by the law."""
@@ -57,10 +60,12 @@ class RoutedFit:
         return float(low), float(high)
 
 
-def saturated(x, start: float = X_START, most: float = X_MAX):
-    """X^, the number of experts as the law counts it: `start` of one, at most `most`."""
-    base = 1 / (1 / start - 1 / most)
-    return 1 / (1 / (np.asarray(x, np.float64) - 1 + base) + 1 / most)
+_law = functools.partial(forms.routed, e_start=X_START, e_max=X_MAX)
+
+
+def saturated(x):
+    """X^, the number of experts as the law counts it: X_START of one, at most X_MAX."""
+    return _law(1.0, x, a=0.0, b=1.0, c=0.0, d=0.0)
 
 
 def design(n, x) -> np.ndarray:
