@@ -76,6 +76,7 @@ sanitized() {
 # shellcheck disable=SC2329
 resources() {
   local module
+  set -o pipefail
   module=$("$PYTHON" -c 'from bitlaw import _cuda; print(_cuda.__file__)') || return
   cuobjdump --dump-resource-usage "$module" | c++filt || return
   echo "kernels that spill (their local memory is not 0):"
@@ -98,7 +99,7 @@ fi
 
 step build 150 bash -c build || failed=1
 step machine 15 bash -c machine || failed=1
-step tests 90 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests || failed=1
+step tests 90 "$PYTHON" -m pytest -q -p no:cacheprovider -m cuda tests/ops tests/cuda || failed=1
 # Side by side: they wait for compilers and the instrumented kernels are small.
 subset='equals_its_definition and (top_k or nm_mask or prune or hadamard or pack or statistic)'
 for tool in memcheck racecheck initcheck; do

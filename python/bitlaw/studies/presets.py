@@ -162,7 +162,7 @@ PRESETS = {
     "cpu-sparse": Preset(CPU_SIZES, CPU_BUDGETS, SPARSE_SCHEMES),
     # About 2 hours: every width of weights and activations, MX and NV.
     "cpu-formats": Preset(CPU_SIZES, CPU_BUDGETS, FORMAT_SCHEMES),
-    # 12 runs on a GPU: does everything work there?
+    # 18 runs on a GPU: does everything work there?
     "gpu-smoke": Preset(
         sizes=(Size(32, 1, seeds=2, dense_seeds=2), Size(64, 1, heads=2)),
         budgets=(2**20, 2**21),

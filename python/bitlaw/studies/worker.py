@@ -65,7 +65,8 @@ def environment(inherited: dict[str, str], device: str = "cpu") -> dict[str, str
 
     On a GPU, XLA compiles on all cores and takes memory as it needs it, since workers share the
     device. Rows may differ there in their last digits from one time to the next: XLA chooses
-    products by timing them, and adds up an embedding's gradients in no fixed order.
+    products by timing them, and adds up an embedding's gradients in no fixed order. Products of
+    float32 are of TF32 there, XLA's default.
     """
     kept = {name: value for name, value in inherited.items() if not name.startswith("JAX_")}
     alone = {
