@@ -10,7 +10,7 @@ namespace {
 inline constexpr int kWarpRun = 32 * kChunk;  // elements a warp holds
 
 // The butterflies of strides below min(size, kWarpRun).
-BITLAW_LEAF void warp_butterflies(float* v, int size) {
+__device__ __forceinline__ void warp_butterflies(float* v, int size) {
   BITLAW_UNROLL
   for (int h = 1; h < kChunk; h *= 2) {
     BITLAW_UNROLL

@@ -83,43 +83,65 @@ void extremes(Stream stream, const Groups<T>& g, bool range, float* high, float*
   check_launch("group_statistic");
 }
 
-inline constexpr int kTeams = kThreads / kLanes;
+inline constexpr int kTile = kChunk * kThreads;  // elements a block holds at a time
 
-// Consecutive groups: thread l of sixteen sums the elements j of a stretch with j mod 16 = l.
+// Consecutive groups, `count` whole ones or a tile of one at a time: thread l of sixteen sums the
+// elements j of a stretch with j mod 16 = l.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    rms_flat(const T* x, int64_t groups, int64_t n, bool pruned, float* high) {
+    rms_flat(const T* x, int64_t groups, int64_t n, int count, bool whole, bool pruned,
+             float* high) {
+  alignas(16) __shared__ float values[kTile];
   __shared__ double squares[kThreads];
   __shared__ int zeros[kThreads];
   const int team = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  for (int64_t first = int64_t{blockIdx.x} * kTeams; first < groups;
-       first += int64_t{gridDim.x} * kTeams) {
-    const int64_t group = first + team, end = group < groups ? n : 0;
-    const T* of_group = x + group * n;
-    double total = 0;
-    int64_t count = n;
-    for (int64_t stretch = 0; stretch < n; stretch += kStretch) {
-      const int64_t last = stretch + kStretch < end ? stretch + kStretch : end;
-      double sum = 0;
-      int none = 0;
-      for (int64_t j = stretch + lane; j < last; j += kLanes) {
-        const double v = to_float(of_group[j]);
-        sum += v * v;
-        none += v == 0.0;
+  for (int64_t group = int64_t{blockIdx.x} * count; group < groups;
+       group += int64_t{gridDim.x} * count) {
+    const int here = static_cast<int>(groups - group < count ? groups - group : count);
+    double total = 0, sum = 0;
+    int64_t taking = n;
+    int none = 0;
+    for (int64_t at = 0; at < n; at += kTile) {
+      const int m = static_cast<int>(n - at < kTile ? n - at : kTile);  // of each group
+      const T* const from = x + group * n + at;
+      if (whole) {
+        const int first = kChunk * static_cast<int>(threadIdx.x);
+        float v[kChunk];
+        if (first < here * m) {
+          load(from + first, kChunk, true, v);
+          store(v, kChunk, true, values + first);
+        }
+      } else {
+        for (int k = threadIdx.x; k < here * m; k += kThreads) values[k] = to_float(from[k]);
       }
-      squares[threadIdx.x] = sum;
-      zeros[threadIdx.x] = none;
       __syncthreads();
-      if (lane == 0) {
-        double of_stretch = 0;
-        for (int l = 0; l < kLanes; ++l) of_stretch += squares[threadIdx.x + l];
-        for (int l = 0; l < kLanes && pruned; ++l) count -= zeros[threadIdx.x + l];
-        total += of_stretch;
+      const bool last = at + kTile >= n;
+      for (int nth = team; nth - team < here; nth += kThreads / kLanes) {
+        const bool mine = nth < here;
+        for (int k = lane; mine && k < m; k += kLanes) {
+          const double v = values[nth * m + k];
+          sum += v * v;
+          none += v == 0.0;
+        }
+        if (!last && (at + kTile) % kStretch) continue;
+        squares[threadIdx.x] = sum;
+        zeros[threadIdx.x] = none;
+        __syncwarp();
+        if (lane == 0) {
+          double of_stretch = 0;
+          for (int l = 0; l < kLanes; ++l) of_stretch += squares[threadIdx.x + l];
+          for (int l = 0; l < kLanes && pruned; ++l) taking -= zeros[threadIdx.x + l];
+          total += of_stretch;
+        }
+        sum = 0, none = 0;
+        __syncwarp();
+        if (!last) continue;
+        if (lane == 0 && mine)
+          high[group + nth] = statistic_of({0, 0, total, taking}, Statistic::rms);
+        total = 0, taking = n;
       }
       __syncthreads();
     }
-    if (lane == 0 && group < groups)
-      high[group] = statistic_of({0, 0, total, count}, Statistic::rms);
   }
 }
 
@@ -152,12 +174,15 @@ void rms_columns(Stream stream, const Groups<T>& g, bool pruned, float* high) {
 template <class T>
 void statistics(Stream stream, const Groups<T>& g, Statistic statistic, bool pruned, float* high,
                 float* low) {
-  if (statistic != Statistic::rms)
+  if (statistic != Statistic::rms || g.length() == 0)
     return extremes(stream, g, statistic == Statistic::range, high, low);
   if (!g.flat) return rms_columns(stream, g, pruned, high);
-  const int64_t blocks = (g.groups() + kTeams - 1) / kTeams;
+  const int64_t n = g.length();
+  if (g.groups() == 0) return;
+  const int count = static_cast<int>(std::max<int64_t>(1, kTile / n));
+  const int64_t blocks = (g.groups() + count - 1) / count;
   launch(stream, static_cast<unsigned>(std::min<int64_t>(blocks, kMaxBlocks)), &rms_flat<T>, g.x,
-         g.groups(), g.length(), pruned, high);
+         g.groups(), n, count, aligned(g.x, n), pruned, high);
   check_launch("group_statistic");
 }
 
