@@ -137,10 +137,6 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, int offset) {
   return emulator::in_warp(value, [=](const T* all) { return all[threadIdx.x % 32 ^ offset]; });
 }
-template <class T>
-T __shfl_sync(unsigned, T value, int lane) {
-  return emulator::in_warp(value, [=](const T* all) { return all[lane]; });
-}
 inline unsigned __match_any_sync(unsigned, int32_t value) {
   return emulator::in_warp(value, [=](const int32_t* all) {
     unsigned same = 0;
