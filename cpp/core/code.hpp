@@ -62,7 +62,12 @@ struct EncodeLevels {
 // The level of a code; NaN beyond the largest one.
 BITLAW_LEAF float level_of_code(Kind kind, int bits, Grid g, int code) {
   const int codes = 1 << bits, sign = codes / 2;
-  if (kind == Kind::nf4) return nf4_level(code);
+  if (kind == Kind::nf4) {  // by selection: a GPU has no table at hand
+    float level = nf4_level(0);
+    BITLAW_UNROLL
+    for (int k = 1; k < 16; ++k) level = code == k ? nf4_level(k) : level;
+    return level;
+  }
   if (kind == Kind::floating) {
     const int mantissa = 127 - (bits_of(g.epsilon()) >> 23), mag = code & (sign - 1);
     const int exponent = mag >> mantissa, part = mag & ((1 << mantissa) - 1);

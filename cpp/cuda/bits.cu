@@ -20,8 +20,8 @@ void pack_all(Stream stream, View<const uint8_t, 2> codes, View<uint8_t, 2> pack
                 units = (cols + kCodes - 1) / kCodes;
   const uint8_t* in = codes.data;
   uint8_t* out = packed.data;
-  for_each(stream, codes.shape[0] * units, "pack_bits", [=] __device__(auto i) {
-    const int64_t item = i / static_cast<decltype(i)>(units), unit = i - item * units;
+  for_each(stream, codes.shape[0] * units, "pack_bits", [=] __device__(int64_t i) {
+    const int64_t item = i / units, unit = i - item * units;
     const uint8_t* from = in + item * cols + unit * kCodes;
     uint8_t* to = out + item * bytes + unit * kCodes / 8 * k;
     const int64_t left = cols - unit * kCodes;
@@ -60,8 +60,8 @@ void unpack_all(Stream stream, View<const uint8_t, 2> packed, View<uint8_t, 2> c
                 units = (cols + kCodes - 1) / kCodes;
   const uint8_t* in = packed.data;
   uint8_t* out = codes.data;
-  for_each(stream, codes.shape[0] * units, "unpack_bits", [=] __device__(auto i) {
-    const int64_t item = i / static_cast<decltype(i)>(units), unit = i - item * units;
+  for_each(stream, codes.shape[0] * units, "unpack_bits", [=] __device__(int64_t i) {
+    const int64_t item = i / units, unit = i - item * units;
     const uint8_t* from = in + item * bytes + unit * kCodes / 8 * k;
     uint8_t* to = out + item * cols + unit * kCodes;
     const int64_t left = cols - unit * kCodes;
@@ -124,13 +124,11 @@ void uniform(Stream stream, View<const uint32_t, 2> noise, View<float, 3> u, Uni
   const int64_t per_row = (cols + kRandomRun - 1) / kRandomRun * fours;
   const uint32_t* noises = noise.data;
   float* out = u.data;
-  for_each(stream, u.shape[0] * rows * per_row, "uniform", [=] __device__(auto i) {
-    using Index = decltype(i);
-    const Index line = i / static_cast<Index>(per_row),
-                four = i - line * static_cast<Index>(per_row);
-    const Index item = line / static_cast<Index>(rows);
+  for_each(stream, u.shape[0] * rows * per_row, "uniform", [=] __device__(int64_t i) {
+    const int64_t line = i / per_row, four = i - line * per_row;
+    const int64_t item = line / rows;
     const uint32_t* of_item = noises + 3 * static_cast<int64_t>(item);
-    const auto row = of_item[2] + static_cast<uint32_t>(line - item * static_cast<Index>(rows));
+    const auto row = of_item[2] + static_cast<uint32_t>(line - item * rows);
     Four first, second;
     BITLAW_UNROLL
     for (int j = 0; j < 4; ++j) {

@@ -21,32 +21,50 @@ BITLAW_LEAF uint64_t load_codes(const uint8_t* from, int n) {
   return split_codes<k>(joined);
 }
 
+BITLAW_LEAF uint64_t load_codes(const uint8_t* from, int n, int bits) {
+  switch (bits) {
+    case 1:
+      return load_codes<1>(from, n);
+    case 2:
+      return load_codes<2>(from, n);
+    case 3:
+      return load_codes<3>(from, n);
+    case 4:
+      return load_codes<4>(from, n);
+    case 5:
+      return load_codes<5>(from, n);
+    case 6:
+      return load_codes<6>(from, n);
+    case 7:
+      return load_codes<7>(from, n);
+    default:
+      return load_codes<8>(from, n);
+  }
+}
+
 // y = the values of all codes, not rotated.
-template <class T, int k>
+template <class T>
 void decode_all(Stream stream, View<const uint8_t, 3> codes, View<const float, 2> scale,
-                const float* zero, const float* grid, T* y, int64_t cols, int64_t block,
-                Kind kind) {
+                const float* zero, const float* grid, T* y, int64_t cols, int64_t block, Kind kind,
+                int bits) {
   const Groups<T> g({y, {codes.shape[0], codes.shape[1], cols}}, block);
   const bool whole = aligned(y, cols), one = block % kChunk == 0 || block == cols;
   const int64_t bytes = codes.shape[2];
   const uint8_t* in = codes.data;
   const float* scales = scale.data;
-  for_each(stream, g.chunks(), "dequantize", [=] __device__(auto i) {
-    using Index = decltype(i);
+  for_each(stream, g.chunks(), "dequantize", [=] __device__(int64_t i) {
     const Chunk c = chunk_at(g, i);
-    const auto line = static_cast<Index>(c.line);
-    const int64_t item = g.rows == 1 ? line : line / static_cast<Index>(g.rows);
-    const int64_t group = item * g.per_item();
-    const uint64_t all = load_codes<k>(in + c.line * bytes + c.first / kChunk * k, c.n);
+    const int64_t item = g.rows == 1 ? c.line : c.line / g.rows, group = item * g.per_item();
+    const uint64_t all = load_codes(in + c.line * bytes + c.first / kChunk * bits, c.n, bits);
     const Grid of_item = grid_at(grid, item);
-    Steps steps = steps_of(Element::uniform, scales + group, zero ? zero + group : nullptr, c.first,
-                           block, one);
+    Steps steps(Element::uniform, scales + group, zero ? zero + group : nullptr, c.first, block,
+                one);
     float v[kChunk];
     BITLAW_UNROLL
     for (int j = 0; j < kChunk; ++j) {
-      if (j >= c.n) break;
-      steps.next(Element::uniform);
-      const float level = level_of_code(kind, k, of_item, static_cast<int>(all >> (8 * j) & 0xff));
+      if (j < c.n) steps.next(Element::uniform);
+      const float level =
+          level_of_code(kind, bits, of_item, static_cast<int>(all >> (8 * j) & 0xff));
       v[j] = (zero ? level - steps.step.shift : level) * steps.step.size;
     }
     store(v, c.n, whole, y + c.line * cols + c.first);
@@ -92,12 +110,11 @@ void dequantize(Stream stream, View<const uint8_t, 3> codes, View<const float, 2
   const float* zeros = kind == Kind::affine ? zero.data : nullptr;
   const int64_t cols = y.shape[2];
   auto* rotated = reinterpret_cast<float*>(workspace.data);
-  with_bits(a.bits, [&]<int k>() {
-    if (a.hadamard)
-      decode_all<float, k>(stream, codes, scale, zeros, grid.data, rotated, cols, a.block, kind);
-    else
-      decode_all<T, k>(stream, codes, scale, zeros, grid.data, y.data, cols, a.block, kind);
-  });
+  const auto bits = static_cast<int>(a.bits);
+  if (a.hadamard)
+    decode_all(stream, codes, scale, zeros, grid.data, rotated, cols, a.block, kind, bits);
+  else
+    decode_all(stream, codes, scale, zeros, grid.data, y.data, cols, a.block, kind, bits);
   if (a.hadamard)
     rotate(stream, rotated, nullptr, y.data, y.shape[0], y.shape[1], cols, a.hadamard, false);
 }

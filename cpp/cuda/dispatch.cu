@@ -212,7 +212,7 @@ const int32_t* sorted_tokens(Stream stream, View<const float, 3> gate, uint32_t*
   const Space space(t, words + 3 * items * tokens);
   const float* gates = gate.data;
   for_each(stream, items * tokens, "dispatch_plan",
-           [=] __device__(auto i) { key[i] = token_key(gates + i * k, k); });
+           [=] __device__(int64_t i) { key[i] = token_key(gates + i * k, k); });
   for (int shift = 0; shift < 32; shift += kDigitBits) {
     const Digits digits{key, shift ? now : nullptr, tokens, shift};
     counting_sort(stream, digits, t, space, nullptr, Order{next, space.firsts, tokens, kDigits});
@@ -228,7 +228,7 @@ void assign(Stream stream, View<const int32_t, 3> expert, const int32_t* order, 
   const Tiling t(expert.shape[0], n, experts);
   const Space space(t, words);
   int32_t* const sources = source.data;
-  for_each(stream, source.size(), what, [=] __device__(auto i) { sources[i] = -1; });
+  for_each(stream, source.size(), what, [=] __device__(int64_t i) { sources[i] = -1; });
   if (t.items == 0) return;
   const Assignments all{expert.data, order,           n,
                         tokens,      expert.shape[2], static_cast<int32_t>(experts)};

@@ -34,13 +34,11 @@ struct Chunk {
   int64_t line, first;  // line: item * rows + row; first: column
   int n;                // elements, at most kChunk
 };
-template <class T, class Index>
-BITLAW_LEAF Chunk chunk_at(const Groups<T>& g, Index i) {
-  const auto per_row = static_cast<Index>(g.chunks_of_row());
-  const Index line = i / per_row, first = (i - line * per_row) * kChunk;
-  const int64_t rest = g.cols - static_cast<int64_t>(first);
-  return {static_cast<int64_t>(line), static_cast<int64_t>(first),
-          static_cast<int>(rest < kChunk ? rest : kChunk)};
+template <class T>
+BITLAW_LEAF Chunk chunk_at(const Groups<T>& g, int64_t i) {
+  const int64_t line = i / g.chunks_of_row(), first = (i - line * g.chunks_of_row()) * kChunk;
+  const int64_t rest = g.cols - first;
+  return {line, first, static_cast<int>(rest < kChunk ? rest : kChunk)};
 }
 
 template <class T>
@@ -58,8 +56,10 @@ template <class T>
 BITLAW_LEAF void load(const T* x, int n, bool whole, float* v) {
   if (whole) {
     const Eight<T> eight = *reinterpret_cast<const Eight<T>*>(x);
+    BITLAW_UNROLL
     for (int j = 0; j < kChunk; ++j) v[j] = to_float(eight.at[j]);
   } else {
+    BITLAW_UNROLL
     for (int j = 0; j < kChunk; ++j) v[j] = j < n ? to_float(x[j]) : 0.0f;
   }
 }
@@ -67,10 +67,13 @@ template <class T>
 BITLAW_LEAF void store(const float* v, int n, bool whole, T* y) {
   if (whole) {
     Eight<T> eight;
+    BITLAW_UNROLL
     for (int j = 0; j < kChunk; ++j) eight.at[j] = Narrow<T>::from(v[j]);
     *reinterpret_cast<Eight<T>*>(y) = eight;
   } else {
-    for (int j = 0; j < n; ++j) y[j] = Narrow<T>::from(v[j]);
+    BITLAW_UNROLL
+    for (int j = 0; j < kChunk; ++j)
+      if (j < n) y[j] = Narrow<T>::from(v[j]);
   }
 }
 
@@ -85,6 +88,26 @@ struct Extreme {
     low = low > below ? low : below;
   }
 };
+
+// The largest value of `team` neighbouring threads of the block, a power of two; all
+// threads of the block must call it.
+inline __device__ int32_t team_max(int32_t v, int team) {
+  __shared__ int32_t of_warp[kThreads / 32];
+  for (int offset = 1; offset < 32 && offset < team; offset *= 2) {
+    const int32_t other = __shfl_xor_sync(0xffffffffu, v, offset);
+    v = v > other ? v : other;
+  }
+  if (team <= 32) return v;
+  const int warp = threadIdx.x / 32, warps = team / 32;
+  if (threadIdx.x % 32 == 0) of_warp[warp] = v;
+  __syncthreads();
+  for (int w = 0; w < warps; ++w) {
+    const int32_t other = of_warp[warp / warps * warps + w];
+    v = v > other ? v : other;
+  }
+  __syncthreads();
+  return v;
+}
 
 // high, and low of a range, of every group; rms sums in the CPU's order.
 template <class T>

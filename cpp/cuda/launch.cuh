@@ -30,23 +30,20 @@ void launch(Stream stream, dim3 blocks, void (*kernel)(P...),
 #endif
 }
 
-template <class Index, class Body>
-__global__ void __launch_bounds__(kThreads) each(Index n, Body body) {
-  const Index stride = static_cast<Index>(gridDim.x) * kThreads;
-  for (Index i = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
+template <class Body>
+__global__ void __launch_bounds__(kThreads) each(int64_t n, Body body) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += stride)
     body(i);
 }
 
-// body(i) for every i in [0, n), in 32-bit indices where they suffice: division of 64-bit ones is
-// slow on a GPU.
+// body(i) for every i in [0, n). Divisions of 64-bit indices are 32-bit ones where both fit: the
+// compiler looks.
 template <class Body>
 void for_each(Stream stream, int64_t n, const char* what, const Body& body) {
   if (n == 0) return;
   const auto blocks = static_cast<unsigned>(std::min((n + kThreads - 1) / kThreads, kMaxBlocks));
-  if (n < (int64_t{1} << 31))
-    launch(stream, blocks, &each<uint32_t, Body>, static_cast<uint32_t>(n), body);
-  else
-    launch(stream, blocks, &each<uint64_t, Body>, static_cast<uint64_t>(n), body);
+  launch(stream, blocks, &each<Body>, n, body);
   check_launch(what);
 }
 

@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(kThreads) learned_columns(Call<T> c, int64_t p
 template <class T>
 void add_parts(Stream stream, const Call<T>& c, int64_t lines, int64_t each) {
   const int64_t groups = c.groups(), width = groups * each;
-  for_each(stream, c.items * groups, "learned_gradient", [=] __device__(auto i) {
-    const int64_t item = i / static_cast<decltype(i)>(groups), group = i - item * groups;
+  for_each(stream, c.items * groups, "learned_gradient", [=] __device__(int64_t i) {
+    const int64_t item = i / groups, group = i - item * groups;
     const LearnedSums* of = c.parts + item * lines * width + group * each;
     LearnedSums s;
     for (int64_t line = 0; line < lines; ++line, of += width)
@@ -197,7 +197,7 @@ void learned_gradient(Stream stream, View<const T, 3> g, View<const T, 3> x,
                   estimator == Learned::lsq_plus};
   if (x.size() == 0)
     return for_each(stream, sums.size(), "learned_gradient",
-                    [=] __device__(auto i) { c.sums[i] = 0.0f; });
+                    [=] __device__(int64_t i) { c.sums[i] = 0.0f; });
   const bool rows = c.rows == 1;
   const int64_t parts = parts_of(c.block), panels = panels_of(c.rows);
   const int count = static_cast<int>(std::max<int64_t>(1, kTile / c.block));

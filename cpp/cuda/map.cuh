@@ -51,14 +51,14 @@ struct ChunkNoise {
   uint32_t key0, key1, row, counter;
   bool second;
 
-  BITLAW_LEAF ChunkNoise(const uint32_t* noise, int64_t item, int64_t row, int64_t first)
-      : key0(noise[3 * item]),
-        key1(noise[3 * item + 1]),
-        row(noise[3 * item + 2] + static_cast<uint32_t>(row)) {
+  BITLAW_LEAF ChunkNoise(const uint32_t* noise, int64_t item, int64_t row, int64_t first) {
     constexpr uint32_t half = kRandomRun / 2;
     const auto halves = static_cast<uint32_t>(first / half);  // chunks do not cross halves
     counter = halves / 2 * half + static_cast<uint32_t>(first % half);
     second = halves % 2;
+    key0 = noise ? noise[3 * item] : 0;
+    key1 = noise ? noise[3 * item + 1] : 0;
+    this->row = (noise ? noise[3 * item + 2] : 0) + static_cast<uint32_t>(row);
   }
   BITLAW_LEAF float at(int j) const {
     uint32_t a = row, b = counter + static_cast<uint32_t>(j);
@@ -99,23 +99,30 @@ BITLAW_LEAF int32_t code_of(Kind kind, float level, float zero, const Grid& g, i
 // The steps of a chunk's elements: one, or that of each element's group.
 struct Steps {
   Step step;
-  const float *scale, *zero;   // of the item's groups; not read if one
-  int64_t group, block, left;  // left: elements to the end of the group
+  const float *scale, *zero;  // of the group; not read if there is one step
+  int left, block;            // elements to the end of the group, and of a group: a chunk at most
   bool one;
 
+  BITLAW_LEAF Steps(Step step) : step(step), scale(), zero(), left(), block(), one(true) {}
+  BITLAW_LEAF Steps(Element element, const float* scales, const float* zeros, int64_t first,
+                    int64_t columns, bool one)
+      : one(one) {
+    const int64_t group = columns == 1 ? first : first / columns;
+    const int64_t rest = (group + 1) * columns - first;
+    scale = scales + group;
+    zero = zeros ? zeros + group : nullptr;
+    left = static_cast<int>(rest < kChunk ? rest : kChunk);
+    block = static_cast<int>(columns < kChunk ? columns : kChunk);
+    step = step_of(element, *scale, zero ? *zero : 0.0f);
+  }
   BITLAW_LEAF void next(Element element) {
     if (one || left-- > 0) return;
-    ++group;
     left = block - 1;
-    step = step_of(element, scale[group], zero ? zero[group] : 0.0f);
+    ++scale;
+    zero = zero ? zero + 1 : nullptr;
+    step = step_of(element, *scale, zero ? *zero : 0.0f);
   }
 };
-BITLAW_LEAF Steps steps_of(Element element, const float* scale, const float* zero, int64_t first,
-                           int64_t block, bool one) {
-  const int64_t group = block == 1 ? first : first / block;
-  const Step step = step_of(element, scale[group], zero ? zero[group] : 0.0f);
-  return {step, scale, zero, group, block, one ? 0 : (group + 1) * block - first, one};
-}
 
 // Elements to values on the grid, or to codes, one per byte of `codes`; `bits` are the mask's.
 struct MappedChunk {
@@ -134,13 +141,11 @@ BITLAW_LEAF MappedChunk map_chunk(float* v, int n, int64_t item, int64_t row, in
                     : kElement == Element::nf4     ? Kind::nf4
                                                    : Kind::floating;
   const Pass pass = pass_of(o.estimator, kind, g);
-  const uint32_t none[3] = {};
-  const ChunkNoise noise(!kNearest && o.noise ? o.noise : none, o.noise ? item : 0, row, first);
+  const ChunkNoise noise(kNearest ? nullptr : o.noise, item, row, first);
   MappedChunk out{0, 0};
   BITLAW_UNROLL
-  for (int j = 0; j < kChunk; ++j) {
-    if (j >= n) break;
-    steps.next(element);
+  for (int j = 0; j < kChunk; ++j) {  // those beyond n are zeros
+    if (j < n) steps.next(element);
     const float shift = element == Element::affine ? steps.step.shift : 0.0f;
     Mapped m;
     if constexpr (kNearest) {
@@ -157,6 +162,7 @@ BITLAW_LEAF MappedChunk map_chunk(float* v, int n, int64_t item, int64_t row, in
       v[j] = o.pruned && v[j] == 0.0f ? 0.0f : m.level * steps.step.size;
     }
   }
+  if (n < kChunk) out.bits &= (1u << n) - 1, out.codes &= (uint64_t{1} << (8 * n)) - 1;
   return out;
 }
 

@@ -14,49 +14,28 @@ template <class T, Element kElement, bool kNearest>
 void map_all(Stream stream, const Groups<T>& g, T* y, const Operands& o) {
   const bool whole = aligned(g.x, g.cols) && (!y || aligned(y, g.cols));
   const bool one = g.block % kChunk == 0 || g.block == g.cols;  // a chunk is in one group
-  for_each(stream, g.chunks(), "quantize", [=] __device__(auto i) {
-    using Index = decltype(i);
+  for_each(stream, g.chunks(), "quantize", [=] __device__(int64_t i) {
     const Chunk c = chunk_at(g, i);
-    const auto line = static_cast<Index>(c.line);
-    const int64_t item = g.rows == 1 ? line : line / static_cast<Index>(g.rows);
+    const int64_t item = g.rows == 1 ? c.line : c.line / g.rows;
     const int64_t row = c.line - item * g.rows, group = item * g.per_item();
     float v[kChunk];
     load(g.x + c.line * g.cols + c.first, c.n, whole, v);
-    const Steps steps = steps_of(kNearest ? kElement : o.element, o.scale + group,
-                                 o.zero ? o.zero + group : nullptr, c.first, g.block, one);
+    const Steps steps(kNearest ? kElement : o.element, o.scale + group,
+                      o.zero ? o.zero + group : nullptr, c.first, g.block, one);
     const MappedChunk m =
         map_chunk<kElement, kNearest>(v, c.n, item, row, c.first, grid_at(o.grid, item), steps, o);
     store_chunk(v, m, c, g.cols, whole, y, o);
   });
 }
 
-inline constexpr int kMaxEach = 4;  // chunks a thread holds
+inline constexpr int kMaxEach = 4;  // chunks a thread holds at most
 
-// The largest value of `team` neighbouring threads of the block, a power of two.
-__device__ int32_t team_max(int32_t v, int team) {
-  __shared__ int32_t of_warp[kThreads / 32];
-  for (int offset = 1; offset < 32 && offset < team; offset *= 2) {
-    const int32_t other = __shfl_xor_sync(0xffffffffu, v, offset);
-    v = v > other ? v : other;
-  }
-  if (team <= 32) return v;
-  const int warp = threadIdx.x / 32, warps = team / 32;
-  if (threadIdx.x % 32 == 0) of_warp[warp] = v;
-  __syncthreads();
-  for (int w = 0; w < warps; ++w) {
-    const int32_t other = of_warp[warp / warps * warps + w];
-    v = v > other ? v : other;
-  }
-  __syncthreads();
-  return v;
-}
-
-// Groups of `team` threads with up to `each` chunks each, read once, held in registers, written
+// Groups of `team` threads with up to kEach chunks each, read once, held in registers, written
 // once.
-template <class T, Element kElement, bool kNearest>
+template <class T, Element kElement, bool kNearest, int kEach>
 __global__ void __launch_bounds__(kThreads)
     in_registers(Groups<T> g, T* y, float* scale, float* zero, Operands o, Scaling scaling,
-                 int team, int each) {
+                 int team) {
   const int64_t groups = g.items * g.per_item(), per_block = kThreads / team;
   const int rank = static_cast<int>(threadIdx.x) % team,
             chunks = static_cast<int>(g.block / kChunk);
@@ -66,12 +45,13 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t group = first + threadIdx.x / team;
     const int mine = group < groups ? chunks : 0;
     const int64_t item = mine ? group / g.per_item() : 0, base = group * g.block;
-    float v[kMaxEach][kChunk];
+    float v[kEach][kChunk];
     Extreme e{0, 0};
     BITLAW_UNROLL
-    for (int k = 0; k < kMaxEach; ++k) {
-      if (k >= each || k * team + rank >= mine) continue;
+    for (int k = 0; k < kEach; ++k) {
+      if (k * team + rank >= mine) continue;
       load(g.x + base + (k * team + rank) * kChunk, kChunk, true, v[k]);
+      BITLAW_UNROLL
       for (int j = 0; j < kChunk; ++j) e.see(v[k][j], range);
     }
     const float high = float_of(team_max(e.high, team));
@@ -84,10 +64,10 @@ __global__ void __launch_bounds__(kThreads)
       scale[group] = size;
       if (range) zero[group] = shift;
     }
-    const Steps steps{step_of(element, size, shift), nullptr, nullptr, 0, 0, 0, true};
+    const Steps steps(step_of(element, size, shift));
     BITLAW_UNROLL
-    for (int k = 0; k < kMaxEach; ++k) {
-      if (k >= each || k * team + rank >= mine) continue;
+    for (int k = 0; k < kEach; ++k) {
+      if (k * team + rank >= mine) continue;
       const int64_t column = base - item * g.cols + (k * team + rank) * kChunk;
       const MappedChunk m =
           map_chunk<kElement, kNearest>(v[k], kChunk, item, 0, column, grid, steps, o);
@@ -96,14 +76,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Threads per group, a power of two, if it is held in registers with `each` chunks a thread; else
-// 0.
-int team_of(int64_t block, int* each) {
+// Threads per group, a power of two, if `each` chunks a thread hold it; else 0.
+int team_of(int64_t block, int each) {
   const int64_t chunks = block / kChunk;
-  if (block % kChunk || chunks > kMaxEach * kThreads) return 0;
+  if (block % kChunk || chunks > each * kThreads) return 0;
   int team = 1;
   while (team < chunks && team < kThreads) team *= 2;
-  *each = static_cast<int>((chunks + team - 1) / team);
   return team;
 }
 
@@ -111,8 +89,8 @@ int team_of(int64_t block, int* each) {
 template <class T>
 bool one_pass(Stream stream, const Groups<T>& g, T* y, float* scale, float* zero, const Operands& o,
               const Choices& c) {
-  int each = 1;
-  const int team = team_of(g.block, &each);
+  const bool nearest = c.rounding == Rounding::nearest, few = team_of(g.block, 1) > 0;
+  const int team = team_of(g.block, nearest ? kMaxEach : 1);
   if (g.rows != 1 || team == 0 ||
       (c.statistic != Statistic::absmax && c.statistic != Statistic::range) ||
       !aligned(g.x, g.cols) || (y && !aligned(y, g.cols)))
@@ -120,12 +98,14 @@ bool one_pass(Stream stream, const Groups<T>& g, T* y, float* scale, float* zero
   const int64_t per_block = kThreads / team, blocks = (g.groups() + per_block - 1) / per_block;
   const auto run = [&](auto kernel) {
     launch(stream, static_cast<unsigned>(std::min<int64_t>(blocks, kMaxBlocks)), kernel, g, y,
-           scale, zero, o, c.scaling, team, each);
+           scale, zero, o, c.scaling, team);
   };
-  if (c.rounding != Rounding::nearest)
-    run(&in_registers<T, Element::uniform, false>);
+  if (!nearest)
+    run(&in_registers<T, Element::uniform, false, 1>);
   else
-    with_element(o.element, [&]<Element kElement>() { run(&in_registers<T, kElement, true>); });
+    with_element(o.element, [&]<Element kElement>() {
+      run(few ? &in_registers<T, kElement, true, 1> : &in_registers<T, kElement, true, kMaxEach>);
+    });
   check_launch("quantize");
   return true;
 }

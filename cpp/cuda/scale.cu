@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void store_scales(Stream stream, int64_t groups, int64_t per_item, const float* grid,
                   Scaling scaling, bool uniform, float* scale, float* zero) {
-  for_each(stream, groups, "statistic_scale", [=] __device__(auto i) {
+  for_each(stream, groups, "statistic_scale", [=] __device__(int64_t i) {
     float* const at = zero ? zero + i : nullptr;
     ScaleGroups::run(scale + i, at, scale + i, at, 1, grid_at(grid, i / per_item), scaling,
                      uniform);
@@ -93,7 +93,7 @@ template void search_scales(Stream, const Groups<bfloat16>&, const float*, const
 
 void statistic_ratio(Stream stream, View<const float, 2> statistic, View<const float, 2> largest,
                      View<float, 2> ratio, View<float, 2> unit) {
-  for_each(stream, statistic.size(), "statistic_ratio", [=] __device__(auto i) {
+  for_each(stream, statistic.size(), "statistic_ratio", [=] __device__(int64_t i) {
     unit.data[i] = power_of(largest.data[i]);
     ratio.data[i] = statistic.data[i] / unit.data[i];
   });
@@ -103,7 +103,7 @@ void statistic_scale(Stream stream, View<const float, 2> high, View<const float,
                      View<const float, 2> unit, View<const float, 2> grid, View<float, 2> scale,
                      View<float, 2> zero, ScaleAttrs a) {
   const bool range = parse_kind(a.kind) == Kind::affine;
-  for_each(stream, high.size(), "statistic_scale", [=] __device__(auto i) {
+  for_each(stream, high.size(), "statistic_scale", [=] __device__(int64_t i) {
     scale.data[i] = high.data[i] * unit.data[i];
     if (range) zero.data[i] = low.data[i] * unit.data[i];
   });
@@ -114,7 +114,7 @@ void statistic_scale(Stream stream, View<const float, 2> high, View<const float,
 void outer_scale(Stream stream, View<const float, 2> statistic, View<const float, 2> grid,
                  View<float, 2> outer) {
   const int64_t groups = statistic.shape[1];
-  for_each(stream, statistic.size(), "outer_scale", [=] __device__(auto i) {
+  for_each(stream, statistic.size(), "outer_scale", [=] __device__(int64_t i) {
     outer.data[i] = outer_of(statistic.data[i], grid_at(grid.data, i / groups).span);
   });
 }

@@ -293,7 +293,7 @@ void select_threshold(Stream stream, View<const T, 2> x, View<const int32_t, 1> 
   const Space space = space_of(workspace, x.shape[1]);
   if (x.shape[0] == 0) return;
   find_thresholds(stream, Keys<T>(x, nullptr), keep.data, space);
-  for_each(stream, x.shape[0], "select_threshold", [=] __device__(auto i) {
+  for_each(stream, x.shape[0], "select_threshold", [=] __device__(int64_t i) {
     key.data[i] = space[i].key;
     take.data[i] = static_cast<int32_t>(space[i].left);
   });
@@ -302,7 +302,7 @@ void select_threshold(Stream stream, View<const T, 2> x, View<const int32_t, 1> 
 template <class T>
 void key_histogram(Stream stream, View<const T, 2> x, View<const float, 1> scale,
                    View<const int32_t, 2> range, View<int32_t, 1> above, View<int32_t, 2> bins) {
-  for_each(stream, bins.size(), "key_histogram", [=] __device__(auto i) {
+  for_each(stream, bins.size(), "key_histogram", [=] __device__(int64_t i) {
     bins.data[i] = 0;
     if (i % kBins == 0) above.data[i / kBins] = 0;
   });

@@ -1,9 +1,14 @@
 """The CUDA kernels where there is no GPU; tests/ops/test_op.py has their bits on one."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from bitlaw.ops import OPS
 from ops import doors
@@ -11,10 +16,19 @@ from ops import doors
 _cuda = pytest.importorskip("bitlaw._cuda", reason="built without nvcc")
 
 
+def case(name):
+    """A small example that is not empty."""
+    return next(c for c in doors.cases(name) if c[0][0].size)
+
+
+def text_of(run, arrays, platform, **jit):
+    traced = jax.jit(run, **jit).trace(*map(jnp.asarray, arrays))
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def lowered(name, platform):
-    arrays, attributes = doors.cases(name)[0]
-    run = jax.jit(lambda *a: OPS[name](*a, **attributes))
-    return run.trace(*map(jnp.asarray, arrays)).lower(lowering_platforms=(platform,)).as_text()
+    arrays, attributes = case(name)
+    return text_of(lambda *a: OPS[name](*a, **attributes), arrays, platform)
 
 
 def test_every_kernel_belongs_to_an_op_and_takes_the_headers_of_every_supported_jaxlib():
@@ -35,8 +49,36 @@ def test_an_op_without_a_kernel_lowers_to_its_definition(name):
 
 
 @pytest.mark.parametrize("name", _cuda.ops)
+def test_vmap_and_shard_map_lower_to_one_call_for_cuda(name):
+    arrays, attributes = case(name)
+    call, run = f"custom_call @bitlaw.{name}.v1", functools.partial(OPS[name], **attributes)
+    assert text_of(jax.vmap(run), [np.stack([a, a]) for a in arrays], "cuda").count(call) == 1
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    local = jax.shard_map(run, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    items = [np.concatenate([a] * 4) for a in arrays]
+    assert text_of(local, items, "cuda").count(call) == 1
+
+
+@pytest.mark.parametrize("name", [n for n in _cuda.ops if OPS[n].alias])
+def test_in_place_aliases_the_same_buffers_for_cuda_as_for_cpu(name):
+    arrays, attributes = case(name)
+    run = functools.partial(OPS[name], in_place=True, **attributes)
+
+    def aliases(platform):
+        text = text_of(run, arrays, platform, donate_argnums=OPS[name].alias[0])
+        call = next(line for line in text.splitlines() if "custom_call @bitlaw." in line)
+        donated = re.findall(r"%arg(\d+): [^%]*?(?:aliasing_output|buffer_donor)", text)
+        return re.search(r"output_operand_aliases = \[(.+?)\]", call)[1], donated
+
+    call, donated = aliases("cuda")
+    assert "operand_index = 0" in call and donated == ["0"]
+    if len(OPS[name].out(*arrays, **attributes)) > 1:  # a workspace makes a tuple of one output
+        assert (call, donated) == aliases("cpu")
+
+
+@pytest.mark.parametrize("name", _cuda.ops)
 def test_one_export_serves_cpu_and_cuda(name):
-    arrays, attributes = doors.cases(name)[0]
+    arrays, attributes = case(name)
     run = jax.jit(lambda *a: OPS[name](*a, **attributes))
     target = f"bitlaw.{name}.v1"
     check = jax.export.DisabledSafetyCheck.custom_call(target)

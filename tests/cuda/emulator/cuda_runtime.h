@@ -4,6 +4,7 @@
 // arithmetic, wrong indices and missing code; it does not show races between barriers, for which
 // compute-sanitizer is needed.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -28,19 +29,22 @@ namespace emulator {
 
 struct Fiber {
   ucontext_t context;
+  jmp_buf at;  // where it goes on; jumps leave the signal mask alone, as contexts do not
   std::vector<char> stack = std::vector<char>(64 * 1024);
   dim3 index;
-  bool done, waits;  // waits: at a barrier of the block
+  bool begun = false, done, waits;  // waits: at a barrier of the block
 };
 
 inline dim3 block, grid;
 inline Fiber* current;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline const std::function<void()>* kernel;
 inline int counted;
 
 // Until the other threads of the warp are there: all pause equally often.
-inline void pause() { swapcontext(&current->context, &scheduler); }
+[[gnu::noinline]] inline void pause() {
+  if (_setjmp(current->at) == 0) _longjmp(scheduler, 1);
+}
 
 // Until all threads of the block that still run are there.
 inline void wait() {
@@ -49,9 +53,24 @@ inline void wait() {
 }
 
 inline void enter() {
-  (*kernel)();
-  current->done = true;
-  pause();
+  for (;;) {
+    (*kernel)();
+    current->done = true;
+    pause();
+  }
+}
+
+// Runs a thread to its next pause.
+[[gnu::noinline]] inline void resume(Fiber& fiber) {
+  current = &fiber;
+  if (_setjmp(scheduler)) return;
+  if (fiber.begun) _longjmp(fiber.at, 1);
+  fiber.begun = true;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, enter, 0);
+  setcontext(&fiber.context);
 }
 
 // kernel() once per thread of every block.
@@ -63,21 +82,15 @@ inline void run(dim3 blocks, int threads, const std::function<void()>& body) {
   for (unsigned b = 0; b < blocks.x * blocks.y; ++b) {
     block = dim3(b % blocks.x, b / blocks.x);
     for (int t = 0; t < threads; ++t) {
-      Fiber& fiber = *fibers[t];
-      fiber.index = dim3(t);
-      fiber.done = fiber.waits = false;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, enter, 0);
+      fibers[t]->index = dim3(t);
+      fibers[t]->done = fibers[t]->waits = false;
     }
     for (bool alive = true; alive;) {  // one round per barrier
       alive = false;
       bool moved = false;
       for (int t = 0; t < threads; ++t) {
         if (fibers[t]->done || fibers[t]->waits) continue;
-        current = fibers[t].get();
-        swapcontext(&scheduler, &current->context);
+        resume(*fibers[t]);
         moved = true;
       }
       for (int t = 0; t < threads; ++t) {
@@ -123,10 +136,6 @@ auto in_warp(T value, const Look& look) {
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int offset) {
   return emulator::in_warp(value, [=](const T* all) { return all[threadIdx.x % 32 ^ offset]; });
-}
-template <class T>
-T __shfl_sync(unsigned, T value, int lane) {
-  return emulator::in_warp(value, [=](const T* all) { return all[lane]; });
 }
 inline unsigned __match_any_sync(unsigned, int32_t value) {
   return emulator::in_warp(value, [=](const int32_t* all) {
