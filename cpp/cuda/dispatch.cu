@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) count_bins(Sequence s, Tiling t, uin
 }
 
 template <class Sequence, class Sink>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     hand_out(Sequence s, Tiling t, uint32_t* counts, Sink sink) {
   over_tiles(s, t, counts, false, sink);
 }

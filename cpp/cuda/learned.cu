@@ -114,9 +114,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A panel of rows, column by column.
+// A panel of rows, column by column. Two blocks at least: left alone, ptxas spills for more.
 template <class T, Learned kEstimator, bool kPruned>
-__global__ void __launch_bounds__(kThreads) learned_columns(Call<T> c, int64_t panels) {
+__global__ void __launch_bounds__(kThreads, 2) learned_columns(Call<T> c, int64_t panels) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
        i < c.items * panels * c.cols; i += stride) {
