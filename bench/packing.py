@@ -226,7 +226,8 @@ def rows_of_plan() -> Iterator[Row]:
     of, sequences, capacity = documents(100_000)
     plan, tokens = packing.plan(of, capacity), np.concatenate(sequences)
     arrays = list(packing.materialize(plan, tokens).values())
-    copy, _ = timed(lambda: [array.copy() for array in arrays], 7)
+    to = [array.copy() for array in arrays]  # as ours, into memory that has been used
+    copy, _ = timed(lambda: [*map(np.copyto, to, arrays)], 7)
     seconds, _ = timed(lambda: packing.materialize(plan, tokens), 7)
     over = {key: round(seconds[key] / copy[key], 2) for key in seconds}
     size = sum(array.nbytes for array in arrays)

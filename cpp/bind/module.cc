@@ -1,4 +1,5 @@
 // The list of compiled ops. Adding an op to Python means adding one line here.
+#include "bind/memory.hpp"
 #include "bind/op.hpp"
 #include "core/bits.hpp"
 #include "core/block.hpp"
@@ -79,5 +80,6 @@ PYBIND11_MODULE(_core, m) {
   m.attr("xla_ffi_api") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
   m.def("formats", &formats);
   m.def("isa", [] { return isa_name(active_isa()); });
+  m.def("memory", &memory);
   m.def("threads", [] { return ThreadPool::instance().threads(); });
 }

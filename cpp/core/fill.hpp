@@ -53,6 +53,17 @@ struct FillPiece {
   }
 };
 
+// Asks for the beginning of a piece, which lies wherever it did, while another is written.
+inline void prefetch(Parts tokens, View<const int64_t, 1> part, View<const int64_t, 1> source,
+                     View<const int64_t, 1> length, int64_t i) {
+  const int64_t p = part.data[i], at = source.data[i];
+  if (p < 0 || p >= tokens.size || at < 0 || at >= tokens.length[p]) return;
+  const int64_t items = std::min(length.data[i], tokens.length[p] - at);
+  const int64_t bytes = std::min<int64_t>(items * tokens.width, 4096);
+  const uint8_t* from = tokens.data[p] + at * tokens.width;
+  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b);
+}
+
 // How many items each part has.
 inline void part_lengths(const Parallel&, Parts parts, View<int64_t, 1> length) {
   std::copy_n(parts.length, parts.size, length.data);
@@ -99,6 +110,8 @@ inline void fill_rows(const Parallel& par, Parts tokens, Parts loss, View<const 
         if (begin < end) refuse(i, "overlaps another");
         if (p < 0 || p >= tokens.size || at < 0 || at > tokens.length[p] - n)
           refuse(i, "reaches out of the tokens");
+        if (m + 1 < layout.begin[r + 1])
+          prefetch(tokens, part, source, length, layout.piece[m + 1]);
         pad(end, begin - end);
         std::memcpy(row_out + begin * width, tokens.data[p] + at * width, n * width);
         if (loss.size)

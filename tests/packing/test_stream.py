@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitlaw import packing
+from bitlaw.ops import op
 
 DOCUMENTS = st.lists(st.integers(1, 20), max_size=60)
 
@@ -133,6 +134,7 @@ def test_a_stream_with_open_rows_packs_nothing():
 
 def test_an_array_that_is_kept_is_never_written_to_again(monkeypatch):
     monkeypatch.setattr(packing.stream, "_TOGETHER", 200)  # two rows
+    monkeypatch.setattr(op, "_LARGE", 1)
     sequences = documents(np.random.default_rng(0).integers(1, 100, 500))
     kept = []
     for i, row in enumerate(packing.Stream(100, 8).pack(sequences)):

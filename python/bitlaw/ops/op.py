@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -40,6 +39,7 @@ TARGET = "bitlaw.{}.v1"
 
 Shape = jax.ShapeDtypeStruct
 _BFLOAT16 = np.dtype(jnp.bfloat16)
+_LARGE = 1 << 20  # bytes
 _READ = {"int": operator.index, "float": float, "bool": bool, "str": str}
 
 
@@ -92,15 +92,13 @@ class Op:
             outs = self.numpy(*arrays, in_place=in_place, **attributes)
         return outs[0] if len(outs) == 1 else tuple(outs)
 
-    def numpy(self, *arrays, in_place: bool = False, memory=None, **attributes):
-        """The compiled function on numpy arrays; `in_place` overwrites the aliased input.
-
-        `memory(bytes)` gives the memory of all outputs, u8; else each has its own.
-        """
+    def numpy(self, *arrays, in_place: bool = False, **attributes):
+        """The compiled function on numpy arrays; `in_place` overwrites the aliased input."""
         arrays = [a if isinstance(a, list) else np.ascontiguousarray(a) for a in arrays]
         if in_place and self.alias and not arrays[self.alias[0]].flags.writeable:
             raise ValueError(f"{self.name} in place must be given a writable array, got read-only")
-        outs = _empty(self.out(*arrays, **attributes), memory)
+        empty = _empty if self.host else lambda o: np.empty(o.shape, o.dtype)
+        outs = [*map(empty, self.out(*arrays, **attributes))]
         if in_place and self.alias:
             outs[self.alias[1]] = arrays[self.alias[0]]
         _core.ops[self.name][1]([*map(_as_bits, arrays)], [*map(_as_bits, outs)], attributes)
@@ -181,16 +179,12 @@ def op(**declaration: Any) -> Callable[[Callable], Op]:
     return register
 
 
-def _empty(shapes: Iterable[Shape], memory: Callable | None) -> list[np.ndarray]:
-    if memory is None:
-        return [np.empty(o.shape, o.dtype) for o in shapes]
-    sizes = [math.prod(o.shape) * o.dtype.itemsize for o in shapes]
-    ends = [*itertools.accumulate(-(-size // 64) * 64 for size in sizes)]
-    block = memory(ends[-1])
-    return [
-        np.ndarray(o.shape, o.dtype, block, begin)
-        for o, begin in zip(shapes, [0, *ends[:-1]], strict=True)
-    ]
+def _empty(shape: Shape) -> np.ndarray:
+    """np.empty, if large in memory that an array had before: the kernel need not clear it."""
+    size = math.prod(shape.shape) * shape.dtype.itemsize
+    if size < _LARGE:
+        return np.empty(shape.shape, shape.dtype)
+    return np.ndarray(shape.shape, shape.dtype, _core.memory(size))
 
 
 def _as_bits(array):

@@ -32,7 +32,7 @@ class PackIterDataset(grain.IterDataset):
         bins: int = 64,
         *,
         name: str = "tokens",
-        chunk: int = 2048,
+        chunk: int = 4096,
         **options: Any,
     ):
         """

@@ -67,15 +67,12 @@ def _parts(tokens) -> tuple[list[np.ndarray], np.ndarray]:
     return parts, pack.part_lengths(parts)
 
 
-def fill(
-    plan, parts: list, part, source, *, loss: list = (), name: str, memory=None
-) -> dict[str, np.ndarray]:
+def fill(plan, parts: list, part, source, *, loss: list = (), name: str) -> dict[str, np.ndarray]:
     """The plan's rows, as of `materialize`, of tokens that lie in a list of arrays of one kind.
 
     Args:
         part, source: i64[pieces], the array that a piece is of, and its first token there.
         loss: no arrays, or as many, bool, as `parts`.
-        memory: bytes -> u8 array that the rows may lie in.
     """
     most = plan.max_segments
     if most is None:
@@ -91,7 +88,6 @@ def fill(
         rows=plan.rows,
         capacity=plan.capacity,
         max_segments=most,
-        memory=memory,
     )
     kind, inner = parts[0].dtype, parts[0].shape[1:]
     return {

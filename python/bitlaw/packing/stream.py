@@ -6,7 +6,6 @@ import base64
 import copy
 import dataclasses
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -93,7 +92,7 @@ class Stream:
         return self._take(np.unique(self._open[3]))
 
     def pack(
-        self, sequences: Iterable, *, name: str = "tokens", chunk: int = 2048
+        self, sequences: Iterable, *, name: str = "tokens", chunk: int = 4096
     ) -> PackedIterator:
         """The rows of an iterator of arrays (or of mappings, whose `name` is taken).
 
@@ -146,7 +145,7 @@ class Stream:
         self._open = np.array(state["open"], np.int64).reshape(5, -1)
 
 
-_TOGETHER = 1 << 18  # tokens of the rows that are filled at a time
+_TOGETHER = 1 << 20  # tokens of the rows that are filled at a time
 _SETTINGS = ("capacity", "max_segments", "align", "overflow")
 _COUNTS = ("sequences", "dropped", "truncated", "split", "_tokens", "_rows")
 
@@ -171,7 +170,6 @@ class PackedIterator(Iterator):
         self._parts: list[np.ndarray] = []
         self._begins = np.zeros(0, np.int64)
         self._ready: Iterator[dict] = iter(())
-        self._memory = _Memory()
         self._mark()
 
     @property
@@ -264,10 +262,9 @@ class PackedIterator(Iterator):
 
     def _filled(self, plan: Plan, parts, begins) -> Iterator[Iterable[dict[str, np.ndarray]]]:
         """The rows, some at a time: what is written of them should stay in a cache."""
-        order = np.argsort(plan.row, kind="stable")
-        part = _part(begins, plan.source[order])
-        source = plan.source[order] - begins[part]
-        of = [parts[p] for p in part.tolist()]
+        order, part = np.argsort(plan.row, kind="stable"), _part(begins, plan.source)
+        source, part = (plan.source - begins[part])[order], part[order]
+        of = [*map(parts.__getitem__, part.tolist())]
         row, step = plan.row[order], max(1, _TOGETHER // plan.capacity)
         firsts = range(0, plan.rows, step)
         ends = np.searchsorted(row, [*firsts, plan.rows]).tolist()
@@ -280,38 +277,25 @@ class PackedIterator(Iterator):
                 row=row[here] - first,
                 start=plan.start[order[here]],
             )
-            rows = fill(
-                some,
-                of[here],
-                np.arange(end - begin),
-                source[here],
-                name=self._name,
-                memory=self._memory,
+            # Without a name here, these arrays are gone, their memory free, before the next fill.
+            yield _each(
+                fill(some, of[here], np.arange(end - begin), source[here], name=self._name),
+                boundaries=plan.max_segments is not None,
             )
-            if plan.max_segments is None:
-                rows = {key: a for key, a in rows.items() if "cu_seqlens" not in key}
-            names = itertools.repeat(tuple(rows))
-            yield map(dict, map(zip, names, zip(*rows.values(), strict=True)))
 
 
-class _Memory:
-    """Blocks that are used again once no array lies in them: new pages cost more than the filling.
-
-    A view of numpy's holds the block itself, so the block's references tell.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[np.ndarray] = []
-
-    def __call__(self, size: int) -> np.ndarray:
-        for block in self._blocks:
-            if block.nbytes >= size and sys.getrefcount(block) == _UNUSED:
-                return block
-        self._blocks = [*self._blocks[-3:], np.empty(size, np.uint8)]
-        return self._blocks[-1]
-
-
-_UNUSED = 3  # references to a block: the list's, the loop's and the question's own
+def _each(rows: dict[str, np.ndarray], boundaries: bool) -> Iterator[dict[str, np.ndarray]]:
+    """A mapping of each row; written out, since these take a good part of a stream's time."""
+    tokens, segments, positions, loss, sums, starts = rows
+    if boundaries:
+        return (
+            {tokens: a, segments: b, positions: c, loss: d, sums: e, starts: f}
+            for a, b, c, d, e, f in zip(*rows.values(), strict=True)
+        )
+    return (
+        {tokens: a, segments: b, positions: c, loss: d}
+        for a, b, c, d in zip(*[*rows.values()][:4], strict=True)
+    )
 
 
 def _part(begins: np.ndarray, at: np.ndarray) -> np.ndarray:
