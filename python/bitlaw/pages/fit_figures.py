@@ -108,7 +108,7 @@ def isoflop(view: View) -> Figure | None:
     rows = view.rows(view.base) if view.base in view.kinds else view.rows(view.kinds[0])
     kind = view.base if view.base in view.kinds else view.kinds[0]
     compute = 6 * view.n[rows] * view.d[rows]
-    levels = np.unique(compute.round(-9))
+    levels = np.unique([float(f"{flops:.2e}") for flops in compute])
     if len(levels) > FLOPS_LEVELS:
         levels = np.geomspace(compute.min() * 1.3, compute.max() / 1.3, FLOPS_LEVELS)
     norm = LogNorm(levels[0] / 2, levels[-1] * 2)
