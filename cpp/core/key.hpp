@@ -3,7 +3,9 @@
 // A key is the magnitude's bits plus one, and 0 for NaN, so NaN goes first and infinity stays.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <type_traits>
 
 #include "core/bits.hpp"
 #include "core/minifloat.hpp"
@@ -37,15 +39,6 @@ struct Range {
 };
 inline constexpr Range kAllKeys{0, 31 - kBinBits};
 
-// Packs n <= kCompared flags into whole words, spare bits 0; returns how many are set.
-BITLAW_LEAF int64_t packed_count(const uint8_t* flags, int64_t n, uint64_t* bits) {
-  for (int64_t w = n / 64; w < (n + 63) / 64; ++w) bits[w] = 0;
-  pack_flags(flags, reinterpret_cast<uint8_t*>(bits), n);
-  int64_t count = 0;
-  for (int64_t w = 0; w < (n + 63) / 64; ++w) count += __builtin_popcountll(bits[w]);
-  return count;
-}
-
 // Key of |x| times a positive scale.
 template <class T>
 BITLAW_LEAF int32_t scaled_key(T x, float scale) {
@@ -59,74 +52,154 @@ BITLAW_LEAF void each_bit(const uint64_t* bits, int64_t n, const Body& body) {
     for (uint64_t set = bits[w]; set; set &= set - 1) body(64 * w + __builtin_ctzll(set));
 }
 
-// At most this many keys are compared at a time; the loops below vectorise, unless conditions join.
+// The keys first to last of |x| scale, found without keys: magnitudes are numbered in their order,
+// NaN first, in as many bits as x has, and scaling keeps the order.
+template <class T>
+struct Span {
+  using Unsigned = std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>;
+  using Signed = std::make_signed_t<Unsigned>;
+  static constexpr int64_t kNumbers = int64_t{1} << (8 * sizeof(T) - 1);
+  static constexpr int64_t kInfinity = std::is_same_v<T, float>      ? kInfinityBits
+                                       : std::is_same_v<T, bfloat16> ? 0x7f80
+                                                                     : 0x7c00;
+  static constexpr int64_t kNan = kNumbers - 1 - kInfinity;  // so many are NaN
+
+  Unsigned begin, count;
+  Signed last;
+
+  Span(float scale, int64_t first_key, int64_t last_key) {
+    const int64_t from = at_least(first_key, scale), to = at_least(last_key + 1, scale);
+    begin = static_cast<Unsigned>(from);
+    count = static_cast<Unsigned>(std::max<int64_t>(0, to - from));
+    last = static_cast<Signed>(to - 1);
+  }
+  // The number of the smallest magnitude whose key is not less.
+  static int64_t at_least(int64_t key, float scale) {
+    if (key <= 0) return 0;
+    if (sizeof(T) == 4 && scale == 1.0f) return std::min(kNumbers, kNan + key - 1);
+    int64_t low = kNan, high = kNumbers;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      const auto x = std::bit_cast<T>(static_cast<Unsigned>(middle - kNan));
+      if (scaled_key(x, scale) >= key)
+        high = middle;
+      else
+        low = middle + 1;
+    }
+    return low;
+  }
+  BITLAW_LEAF static Unsigned number(T x) {
+    return static_cast<Unsigned>((raw_bits(x) + kNan) & (kNumbers - 1));
+  }
+  BITLAW_LEAF bool beyond(T x) const { return static_cast<Signed>(number(x)) > last; }
+  BITLAW_LEAF bool within(T x) const { return static_cast<Unsigned>(number(x) - begin) < count; }
+};
+
+// At most this many elements are compared at a time; the loops below vectorise.
 inline constexpr int64_t kCompared = 512;
 inline constexpr int64_t kComparedWords = kCompared / 64;
 
-// bits[i] = key > last, for n <= kCompared; returns how many.
-template <class T>
-BITLAW_LEAF int64_t bits_beyond(const T* x, int64_t n, float scale, int32_t last, uint64_t* bits) {
+// bits[i] = test(x[i]), for n <= kCompared, in whole words, spare bits 0; returns how many of
+// another test there are: in sums as wide as what is compared.
+template <class T, class Test, class Other>
+BITLAW_LEAF int64_t bits_and_count(const T* x, int64_t n, uint64_t* bits, const Test& test,
+                                   const Other& other) {
   uint8_t flags[kCompared];
+  typename Span<T>::Unsigned count = 0;
   BITLAW_LOOP
-  for (int64_t i = 0; i < n; ++i) flags[i] = scaled_key(x[i], scale) > last;
-  return packed_count(flags, n, bits);
+  for (int64_t i = 0; i < n; ++i) {
+    flags[i] = test(x[i]);
+    count += other(x[i]);
+  }
+  for (int64_t w = n / 64; w < (n + 63) / 64; ++w) bits[w] = 0;
+  pack_flags(flags, reinterpret_cast<uint8_t*>(bits), n);
+  return count;
 }
 
-// bits[i] = first <= key <= last, for n <= kCompared; returns how many.
-template <class T>
-BITLAW_LEAF int64_t bits_within(const T* x, int64_t n, float scale, int32_t first, int32_t last,
-                                uint64_t* bits) {
-  uint8_t flags[kCompared];
-  const auto width = static_cast<uint32_t>(last - first);
-  BITLAW_LOOP
-  for (int64_t i = 0; i < n; ++i)
-    flags[i] = static_cast<uint32_t>(scaled_key(x[i], scale) - first) <= width;
-  return packed_count(flags, n, bits);
+// The places of the bits set among n <= kCompared, in order; returns how many. Four are written of
+// every word, whether it has them or not: no branch to guess wrongly where few are set.
+BITLAW_LEAF int64_t places(const uint64_t* bits, int64_t n, uint16_t* at) {
+  int64_t count = 0;
+  for (int64_t w = 0; w < (n + 63) / 64; ++w) {
+    uint64_t set = bits[w];
+    const int64_t next = count + __builtin_popcountll(set);
+    do {
+      BITLAW_UNROLL
+      for (int j = 0; j < 4; ++j, set &= set - 1)
+        at[count + j] = static_cast<uint16_t>(64 * w + std::countr_zero(set));
+      count += 4;
+    } while (set);
+    count = next;
+  }
+  return count;
 }
 
 // Adds to *above the keys beyond the range, to bins those inside.
 template <class T>
 struct CountRange {
-  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, Range range, int32_t last,
-                              int64_t* above, int32_t* bins) {
+  Range range;
+  float scale;
+  // Pruned weights are many, and all in one bin, as NaN would be: those are not visited.
+  Span<T> visited, zero, nan;
+
+  CountRange(float scale, Range range, int32_t last)
+      : range(range),
+        scale(scale),
+        visited(scale, std::max(range.lo, kZeroKey + 1), last),
+        zero(scale, kZeroKey, kZeroKey),
+        nan(scale, 0, 0) {}
+
+  BITLAW_LEAF static void run(const T* x, int64_t n, CountRange c, int64_t* above, int32_t* bins) {
     uint64_t bits[kComparedWords];
-    // Pruned weights are many, and all in one bin, as NaN would be: those are not visited.
-    const int32_t first = range.lo > kZeroKey ? range.lo : kZeroKey + 1;
+    uint16_t at[kCompared + 4];
+    const auto add = [&](const Span<T>& one, int32_t key, const T* from, int64_t m) {
+      typename Span<T>::Unsigned count = 0;
+      for (int64_t i = 0; i < m; ++i) count += one.within(from[i]);
+      bins[c.range.bin(key)] += count;
+    };
     for (int64_t i = 0; i < n; i += kCompared) {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
-      *above += bits_beyond(x + i, m, scale, last, bits);
-      for (int32_t key = range.lo; key < first && key <= last; ++key)
-        bins[range.bin(key)] += static_cast<int32_t>(bits_within(x + i, m, scale, key, key, bits));
-      if (first > last || !bits_within(x + i, m, scale, first, last, bits)) continue;
-      // Few are inside a narrow range: visit the set bits.
-      each_bit(bits, m, [&](int64_t j) { ++bins[range.bin(scaled_key(x[i + j], scale))]; });
+      const T* from = x + i;
+      *above += bits_and_count(
+          from, m, bits, [&](T v) { return c.visited.within(v); },
+          [&](T v) { return c.visited.beyond(v); });
+      if (c.range.lo <= kZeroKey) add(c.zero, kZeroKey, from, m);
+      if (c.range.lo <= 0) add(c.nan, 0, from, m);
+      const int64_t some = places(bits, m, at);
+      for (int64_t j = 0; j < some; ++j) ++bins[c.range.bin(scaled_key(from[at[j]], c.scale))];
     }
   }
 };
 
-// beyond[i] = key > last; within[i] = first <= key <= last, in whole words; adds those to *found.
+// beyond[i] = key beyond the span, within[i] = key in it, in whole words; adds those to *found.
 template <class T>
-struct MarkRange {
-  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t first, int32_t last,
-                              uint8_t* beyond, uint64_t* within, int64_t* found) {
+struct MarkSpan {
+  BITLAW_LEAF static void run(const T* x, int64_t n, Span<T> span, uint8_t* beyond,
+                              uint64_t* within, int64_t* found) {
+    const auto is_beyond = [&](T v) { return span.beyond(v); };
+    const auto is_within = [&](T v) { return span.within(v); };
     for (int64_t i = 0; i < n; i += kCompared) {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
       uint64_t bits[kComparedWords];
-      bits_beyond(x + i, m, scale, last, bits);
+      const int64_t count = bits_and_count(x + i, m, bits, is_beyond, is_within);
       std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
-      *found += bits_within(x + i, m, scale, first, last, within + i / 64);
+      *found += count;
+      if (count > 0)
+        bits_and_count(x + i, m, within + i / 64, is_within, [](T) { return false; });
+      else
+        std::memset(within + i / 64, 0, (m + 63) / 64 * 8);
     }
   }
 };
 
-// bits[i] = key > last
+// bits[i] = key beyond the span
 template <class T>
 struct MarkBeyond {
-  BITLAW_LEAF static void run(const T* x, int64_t n, float scale, int32_t last, uint8_t* beyond) {
+  BITLAW_LEAF static void run(const T* x, int64_t n, Span<T> span, uint8_t* beyond) {
     for (int64_t i = 0; i < n; i += kCompared) {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
       uint64_t bits[kComparedWords];
-      bits_beyond(x + i, m, scale, last, bits);
+      bits_and_count(x + i, m, bits, [&](T v) { return span.beyond(v); }, [](T) { return false; });
       std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
     }
   }

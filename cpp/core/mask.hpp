@@ -19,10 +19,21 @@ struct NmAttrs {
 };
 
 inline constexpr int64_t kMaxGroup = 64;
+// Ordered like |x|, NaN lowest, in as many bits as x has.
+template <class T>
+using GroupKey = typename Span<T>::Signed;
+template <class T>
+BITLAW_LEAF GroupKey<T> group_key(T x) {
+  constexpr auto kMagnitude = static_cast<GroupKey<T>>(Span<T>::kNumbers - 1);
+  constexpr auto kInfinity = static_cast<GroupKey<T>>(Span<T>::kInfinity);
+  const auto m = static_cast<GroupKey<T>>(raw_bits(x) & kMagnitude);
+  return static_cast<GroupKey<T>>(m > kInfinity ? 0 : m + 1);
+}
+
 // Bit j of the code: whether key j is among the n largest of kM, the lowest j first among equals.
 // Every pair is compared once, and one of it counted as the lesser; all counts are bytes.
-template <int kM>
-BITLAW_LEAF uint8_t group_code(const int32_t* key, uint8_t n) {
+template <int kM, class Key>
+BITLAW_LEAF uint8_t group_code(const Key* key, uint8_t n) {
   uint8_t losses[kM] = {}, code = 0;
   BITLAW_UNROLL
   for (int j = 1; j < kM; ++j) BITLAW_UNROLL
@@ -46,9 +57,9 @@ struct RankAlong {
       const T* from = x + at * kM;
       BITLAW_LOOP
       for (int64_t w = 0; w < side; ++w) {
-        int32_t key[kM];
+        GroupKey<T> key[kM];
         BITLAW_UNROLL
-        for (int j = 0; j < kM; ++j) key[j] = selection_key(to_float(from[w * kM + j]));
+        for (int j = 0; j < kM; ++j) key[j] = group_key(from[w * kM + j]);
         codes[w] = group_code<kM>(key, static_cast<uint8_t>(n));
       }
       pack_codes<kM>(codes, bits + at * kM / 8, side);
@@ -65,9 +76,9 @@ struct RankDown {
       const int64_t side = cols - at < kCompared ? cols - at : kCompared;
       BITLAW_LOOP
       for (int64_t w = 0; w < side; ++w) {
-        int32_t key[kM];
+        GroupKey<T> key[kM];
         BITLAW_UNROLL
-        for (int j = 0; j < kM; ++j) key[j] = selection_key(to_float(x[j * cols + at + w]));
+        for (int j = 0; j < kM; ++j) key[j] = group_key(x[j * cols + at + w]);
         codes[w] = group_code<kM>(key, static_cast<uint8_t>(n));
       }
       for (int j = 0; j < kM; ++j) {

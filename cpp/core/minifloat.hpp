@@ -27,6 +27,10 @@ BITLAW_LEAF float to_float(float16 x) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(finite) | special | sign);
 }
 
+BITLAW_LEAF uint32_t raw_bits(float x) { return std::bit_cast<uint32_t>(x); }
+BITLAW_LEAF uint16_t raw_bits(bfloat16 x) { return x.bits; }
+BITLAW_LEAF uint16_t raw_bits(float16 x) { return x.bits; }
+
 template <class T>
 struct Narrow;
 template <>

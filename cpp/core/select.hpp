@@ -46,11 +46,11 @@ template <class T>
 Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Range range) {
   Histogram total;
   std::mutex mutex;
-  const int64_t stretches = n <= kSerial ? 1 : std::max<int64_t>(4, par.threads());
+  const CountRange<T> count(scale, range, range.last_of(kBins - 1));
+  const int64_t stretches = n <= kSerial ? 1 : std::max<int64_t>(8, par.threads());
   par(n, (n + stretches - 1) / stretches, [&](int64_t begin, int64_t end) {
     Histogram part;
-    on_isa<CountRange<T>>(x + begin, end - begin, scale, range, range.last_of(kBins - 1),
-                          &part.above, part.bins.data());
+    on_isa<CountRange<T>>(x + begin, end - begin, count, &part.above, part.bins.data());
     std::lock_guard lock(mutex);  // sums of integers: any order gives the same total
     total.above += part.above;
     for (int64_t b = 0; b < kBins; ++b) total.bins[b] += part.bins[b];
@@ -58,7 +58,7 @@ Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Ran
   return total;
 }
 
-// The range that holds the keep-th largest of n keys, five standard errors to either side, if a
+// The range that holds the keep-th largest of n keys, four standard errors to either side, if a
 // sample may be trusted.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
@@ -71,7 +71,7 @@ Range sampled_range(const T* x, int64_t n, int64_t keep) {
   }
   const auto drawn = static_cast<double>(sample);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
-  const auto margin = static_cast<int64_t>(5 * std::sqrt(drawn * share * (1 - share))) + 8;
+  const auto margin = static_cast<int64_t>(4 * std::sqrt(drawn * share * (1 - share))) + 8;
   const auto rank = static_cast<int64_t>(share * drawn);
   int64_t sorted = 0;  // the largest so many are before the others
   const auto key_at = [&](int64_t r, int32_t beyond) {
@@ -153,9 +153,9 @@ void mark(const Parallel& par, const T* x, int64_t n, uint8_t* mask, const Leaf&
 template <class T>
 void mark_beyond(const Parallel& par, const T* x, int64_t n, float scale, int32_t last,
                  uint8_t* bits) {
-  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
-    on_isa<MarkBeyond<T>>(part, m, scale, last, out);
-  });
+  const Span<T> span(scale, last, last);
+  mark(par, x, n, bits,
+       [&](const T* part, int64_t m, uint8_t* out) { on_isa<MarkBeyond<T>>(part, m, span, out); });
 }
 
 // Marks what is beyond the bin, and of the bin the `take` largest, lowest index first among equals.
@@ -168,10 +168,11 @@ void mark_collecting(const Parallel& par, const T* x, int64_t n, const Bin& bin,
   };
   std::vector<Found> all;
   std::mutex mutex;
+  const Span<T> span(1.0f, bin.first, bin.last);
   mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
     uint64_t within[kMarked / 64];
     int64_t found = 0;
-    on_isa<MarkRange<T>>(part, m, 1.0f, bin.first, bin.last, out, within, &found);
+    on_isa<MarkSpan<T>>(part, m, span, out, within, &found);
     if (!found) return;
     std::lock_guard lock(mutex);  // the order they are found in is lost below
     each_bit(within, m,
@@ -188,10 +189,11 @@ template <class T>
 void mark_first(const Parallel& par, const T* x, int64_t n, float scale, int32_t first,
                 int32_t last, int64_t ties, uint8_t* bits) {
   std::atomic<int64_t> turn{0};
+  const Span<T> span(scale, first, last);
   mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
     uint64_t within[kMarked / 64];
     int64_t found = 0;
-    on_isa<MarkRange<T>>(part, m, scale, first, last, out, within, &found);
+    on_isa<MarkSpan<T>>(part, m, span, out, within, &found);
     const int64_t me = (part - x) / kMarked;
     while (turn.load(std::memory_order_acquire) != me) std::this_thread::yield();
     int64_t mine = std::min(ties, found);

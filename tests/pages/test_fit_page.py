@@ -139,6 +139,18 @@ def test_starts_that_agree_need_no_figure():
     assert fit_figures.starts(View(sparse(starts=(1e-5, 1e-5)))) is None
 
 
+def test_tiny_studies_have_levels_of_flops():
+    """Rounded to 1e9, those of a smoke test were 0, which no logarithmic scale takes."""
+    params = {"a": 400.0, "b": 0.34, "c": 410.0, "d": 0.28, "e": 1.7}
+    columns = crossed(n_params=[768, 3072], d_tokens=[65536, 262144])
+    entries = (SchemeFit("dense", 4, 4, ("ok",), 1.0, None, None),)
+    columns["scheme"] = ["dense"] * 4
+    view = View(record("effective", params, columns, schemes=entries))
+    (panel,) = fit_figures.isoflop(view).axes
+    levels = [line.get_label() for line in panel.lines if "FLOPs" in line.get_label()]
+    assert levels == ["3e08 FLOPs", "1e09 FLOPs", "5e09 FLOPs"]
+
+
 def test_a_fit_that_identifies_nothing_has_a_page():
     html = pages.page(replace(sparse(), params={}, residuals=(), status=("unidentified: x",)))
     assert "unidentified: x" in html and "<figure>" not in html

@@ -332,9 +332,10 @@ def test_bad_arguments_are_refused_by_name(make, message):
     assert message in str(error.value)
 
 
-def test_no_moments_are_copied_between_updates():
+@pytest.mark.parametrize("moments", ["keep", "reset_regrown"])
+def test_no_moments_are_copied_between_updates(moments):
     """XLA copied them for the refresh that may come: three times the step of the bare optimizer."""
-    tx = sparsity.pruned(optax.adamw(1e-2), Cubic(0.75, 3, 5))
+    tx = sparsity.pruned(optax.adamw(1e-2), Cubic(0.75, 3, 5), moments=moments)
     p = {"w": jnp.ones((64, 128))}
     state = tx.init(p)
 

@@ -108,27 +108,28 @@ def isoflop(view: View) -> Figure | None:
     rows = view.rows(view.base) if view.base in view.kinds else view.rows(view.kinds[0])
     kind = view.base if view.base in view.kinds else view.kinds[0]
     compute = 6 * view.n[rows] * view.d[rows]
-    levels = np.unique(compute.round(-9))
+    levels = np.unique([float(f"{flops:.2e}") for flops in compute])
     if len(levels) > FLOPS_LEVELS:
         levels = np.geomspace(compute.min() * 1.3, compute.max() / 1.3, FLOPS_LEVELS)
     norm = LogNorm(levels[0] / 2, levels[-1] * 2)
     shade = matplotlib.colormaps["viridis_r"]
     figure, (panel,) = panels(6.4, 4.0)
     n = np.geomspace(view.n[rows].min() / 4, view.n[rows].max() * 4, 400)
+    top, low = view.loss[rows].max(), view.loss[rows].min()
+    bottom = low - 0.12 * (top - low)
     best = []
     for level in levels:
         loss = view.predict(n, level / (6 * n), kind)
         panel.plot(n, loss, color=shade(norm(level)), lw=1.2,
                    label=f"{level:.0e} FLOPs".replace("e+", "e"))  # fmt: skip
         lowest = int(np.argmin(loss))
-        if 0 < lowest < len(n) - 1:
+        if 0 < lowest < len(n) - 1 and loss[lowest] > bottom:
             best.append((n[lowest], loss[lowest]))
     panel.scatter(view.n[rows], view.loss[rows], c=compute, cmap=shade, norm=norm, s=16,
                   edgecolors="white", linewidths=0.4, zorder=3)  # fmt: skip
     if best:
         panel.plot(*zip(*best, strict=True), "k+--", ms=7, lw=0.8, label="best size")
-    top, low = view.loss[rows].max(), view.loss[rows].min()
-    panel.set_ylim(low - 0.12 * (top - low), top + 0.08 * (top - low))
+    panel.set_ylim(bottom, top + 0.08 * (top - low))
     log_axis(panel)
     panel.set_xlabel(label(view, view.size))
     panel.set_ylabel("loss, nats")

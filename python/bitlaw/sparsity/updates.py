@@ -177,10 +177,9 @@ def masked_update(
         new = jax.tree.map(lambda p, u: p + u, params, change)
         counts = at_update(state.keep, jnp.argmax(due))
         new = refreshed(masks, counts, new, gradients, key)
-        return new, _combined(jnp.bitwise_and, new, masks), _combined(_without, new, masks)
+        return new, _combined(jnp.bitwise_and, new, masks)
 
-    unchanged = state.masks, state.masks, _combined(_without, state.masks, state.masks)
-    masks, kept, regrown = when(due.any(), lambda now: refresh(now[0]), unchanged)
+    masks, kept = when(due.any(), lambda now: refresh(now[0]), (state.masks, state.masks))
     updates, inner = run(_after(masks, updates), state.inner, params, **extra)
 
     def masked(m, p, u):
@@ -194,7 +193,15 @@ def masked_update(
         inner = on_moments(zeroed, inner, masks)
     elif moments == "reset_regrown":
         zeroed = lambda m, x: jnp.where(m.to_bool(), jnp.zeros_like(x), x)
-        inner = on_moments(zeroed, inner, regrown)
+        regrown = lambda: _combined(_without, masks, kept)
+
+        def reset(now):
+            # Updates that the loop seems to change are computed before it, from moments that it
+            # then changes in place: see `_after`.
+            seen = lambda u: jnp.where(due.any(), u, jnp.zeros_like(u))
+            return jax.tree.map(seen, now[0]), on_moments(zeroed, now[1], regrown())
+
+        updates, inner = when(due.any(), reset, (updates, inner))
     return updates, state._replace(count=count, masks=masks, inner=inner)
 
 
