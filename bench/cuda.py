@@ -126,6 +126,13 @@ def in_torch(function: Callable, array: np.ndarray, copies: int, device) -> Cont
     return Contender(lambda: [function(x) for x in tensors], wait)
 
 
+def _torch_runs_on(device) -> bool:
+    """Whether torch can: one built for the CPU alone knows no GPU."""
+    import torch
+
+    return device.platform != "gpu" or torch.cuda.is_available()
+
+
 def _scaled(x):
     return x * x.dtype.type(0.99)
 
@@ -164,6 +171,8 @@ def contenders(case: Case, device, copies: int) -> dict[str, Contender]:
         if hasattr(rival, "lower"):
             found[name] = fresh(rival, *args)
     for name, rival in case.libraries.items():
+        if rival.torch and not _torch_runs_on(device):
+            continue
         if rival.torch:
             found[name] = in_torch(rival.function, case.arrays[0], copies, device)
         else:

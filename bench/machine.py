@@ -53,11 +53,9 @@ def in_place_gbs(n: int = 1 << 24) -> float:
 
 def describe() -> dict:
     """One record: cores, instruction set, bandwidths, matmul rate, versions, commit."""
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": commit,
+        "commit": _commit(),
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "isa": isa(),
@@ -68,6 +66,15 @@ def describe() -> dict:
         "jax": jax.__version__,
         "bitlaw": importlib.metadata.version("bitlaw"),
     }
+
+
+def _commit() -> str:
+    """Empty where the tree is a copy without its repository, or there is no git."""
+    git = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _cpu_model() -> str:

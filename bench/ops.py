@@ -191,6 +191,16 @@ def line(row: dict) -> str:
     return "  ".join(parts)
 
 
+def _on_gpu(case: Case, device, copy: float, rounds: int) -> dict | None:
+    """The row of a case; None where it failed, which is printed: the others go on."""
+    try:
+        cuda.check(case, device)
+        return cuda.measure(case, device, copy, rounds)
+    except Exception as error:
+        print(f"{case.name} FAILED: {type(error).__name__}: {error}", flush=True)
+        return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="cases whose name contains one of these")
@@ -220,8 +230,10 @@ def main() -> None:
     rows = []
     for case in chosen:
         if on_gpu:
-            cuda.check(case, device)
-            rows.append(cuda.measure(case, device, here["device_copy_gbs"], options.rounds))
+            row = _on_gpu(case, device, here["device_copy_gbs"], options.rounds)
+            if row is None:
+                continue
+            rows.append(row)
         else:
             check(case)
             rows.append(measure(case, options.rounds))
@@ -232,6 +244,8 @@ def main() -> None:
     short = sum(bool(row["missed"]) for row in rows)
     counts = f"{len(out)} of {len(rivals.MODULES)} rivals skipped"
     print(f"{len(rows)} cases, {short} miss a goal; {counts}")
+    if failed := len(chosen) - len(rows):
+        raise SystemExit(f"{failed} cases failed")
 
 
 if __name__ == "__main__":

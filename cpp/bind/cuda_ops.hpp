@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "cuda/block.hpp"
 #include "cuda/codes.hpp"
 #include "cuda/dispatch.hpp"
 #include "cuda/learned.hpp"
@@ -86,6 +87,12 @@ pybind11::dict cuda_ops() {
                           &cuda::key_histogram<float16>>("key_histogram");
   add.template operator()<&cuda::threshold_mask<float>, &cuda::threshold_mask<bfloat16>,
                           &cuda::threshold_mask<float16>>("threshold_mask", selection);
+
+  add.template
+  operator()<&cuda::block_sum<float>, &cuda::block_sum<bfloat16>, &cuda::block_sum<float16>>(
+      "block_sum", [](const Shapes& in, const py::dict& attributes) {
+        return 4 * (in[0][1] / number(attributes, "rows")) * in[0][2];
+      });
 
   add.template operator()<&cuda::dispatch_plan>(
       "dispatch_plan", [](const Shapes& in, const py::dict& attributes) {

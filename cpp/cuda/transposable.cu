@@ -117,8 +117,9 @@ __global__ void __launch_bounds__(kThreads)
       for (int apart = run / 2; apart > 0; apart /= 2) {
         for (int i = threadIdx.x; i < padded; i += kThreads) {
           const int other = i ^ apart;
+          if (other < i) continue;  // its pair is another thread's, to read and to write
           const uint64_t a = order[i], b = order[other];
-          if (other > i && (a > b) == ((i & run) == 0)) order[i] = b, order[other] = a;
+          if ((a > b) == ((i & run) == 0)) order[i] = b, order[other] = a;
         }
         __syncthreads();
       }

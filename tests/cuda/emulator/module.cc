@@ -8,12 +8,13 @@ using namespace bitlaw;
 
 namespace {
 
-using Arrays = std::vector<py::array>;
+using Inputs = std::vector<py::object>;
+using Outputs = std::vector<py::array>;
 
 struct Emulated {
   template <auto... fns>
   static py::object door() {
-    return py::cpp_function([](const Arrays& in, const Arrays& out, const py::dict& attributes) {
+    return py::cpp_function([](const Inputs& in, const Outputs& out, const py::dict& attributes) {
       bind::NumpySource source(in, out, attributes);
       const auto call = [&]<auto fn>() {
         if (!bind::Signature<fn>::matches(source)) return false;
