@@ -74,7 +74,12 @@ build() {
   missing || return
   "$PYTHON" -m pip install "${isolation[@]}" --target "$site" . -C build-dir="$WORK/cmake" \
     -C cmake.define.BITLAW_CUDA="$cuda" -C cmake.define.CMAKE_CUDA_ARCHITECTURES="$ARCH" || return
-  "$PYTHON" -c 'import bitlaw, optax, rich, scipy, tyro; print(bitlaw.__file__)' || return
+  "$PYTHON" -c '
+import os, bitlaw, optax, rich, scipy, tyro
+print(bitlaw.__file__)
+if not bitlaw.__file__.startswith(os.environ["site"]):
+    raise SystemExit("PYTHON must not have a bitlaw of its own, which hides the one built here")' ||
+    return
   [[ $DEVICE == cpu ]] || "$PYTHON" -c 'from bitlaw import _cuda; print(*_cuda.ops)'
 }
 

@@ -76,6 +76,8 @@ def fit(
         excluded = (*runs.excluded, *record.excluded)
         rows = record.rows + len(runs.excluded)
         return replace(record, rows=rows, excluded=excluded, source=runs.source)
+    # In an order of their own: a bootstrap draws by place, and files have any order.
+    runs = runs[np.lexsort((runs.loss, runs.seed, runs.d_tokens, runs.n_params, runs.scheme))]
     doubts = {name: diagnose.unidentified(runs[runs.scheme == name]) for name in runs.schemes()}
     names = [name for name, reasons in doubts.items() if not reasons]
     used = runs[~runs.diverged & np.isin(runs.scheme, names)]

@@ -78,6 +78,7 @@ def checked_rows(table: Table, law: Law) -> Rows:
     table = table.converged()
     if len(table) > MAX_ROWS:
         raise ValueError(f"runs must hold at most {MAX_ROWS} rows, got {len(table)}")
+    table = _in_order(table, law)
     absent = tuple(x for x in law.columns if x in law.defaults and x not in table.columns)
     columns = {
         name: np.full(len(table), law.defaults[name]) if name in absent else table.checked(name)
@@ -95,6 +96,15 @@ def checked_rows(table: Table, law: Law) -> Rows:
         table = table.without(table.text("scheme") == name, f"{name}: {reason}")
     columns = {name: column[~lost] for name, column in columns.items()}
     return Rows(table, columns, absent, scheme[~lost], label[~lost], seed[~lost], loss[~lost])
+
+
+def _in_order(table: Table, law: Law) -> Table:
+    """The table in an order of its own: a bootstrap draws by place, and files have any order."""
+    there = [x for x in ("loss", "seed", *law.columns) if x in table.columns]
+    keys = [table.number(name) for name in there]
+    if "scheme" in table.columns:
+        keys.append(table.text("scheme"))
+    return table[np.lexsort(keys)] if keys else table
 
 
 def _refuse_duplicates(table: Table, numbers: list[Array], scheme: NDArray[np.str_]) -> None:
