@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -53,9 +52,8 @@ class Run:
     seed: int
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the data and the build."""
-        determining = json.dumps([dataclasses.asdict(self), data_sha256, build], sort_keys=True)
-        return hashlib.sha256(determining.encode()).hexdigest()[:16]
+        """The run_id: of the run, the data and the build."""
+        return rows.id_of([dataclasses.asdict(self), data_sha256, build])
 
 
 @dataclass(frozen=True)

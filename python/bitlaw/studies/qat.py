@@ -18,8 +18,6 @@ started from: its loss, and its loss with rounded weights, are rows too ("checkp
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,9 +76,8 @@ class QatRun:
         return loop.Recipe(Scheme.parse(self.scheme), self.model, self.seed, BATCH, peak)
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the constants, the corpus and the build."""
-        what = [dataclasses.asdict(self), SHARE, PEAK, data_sha256, build]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        """The run_id: of the run, the constants, the corpus and the build."""
+        return rows.id_of([dataclasses.asdict(self), SHARE, PEAK, data_sha256, build])
 
 
 @dataclass(frozen=True)

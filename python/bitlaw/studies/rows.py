@@ -15,6 +15,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -101,6 +102,11 @@ def opened(out: Path) -> Iterator[None]:
         for partial in (out / "rows").glob("*.partial"):
             partial.unlink()
         yield  # the lock file stays, unlocked: to remove it would race with the next study
+
+
+def id_of(determining: Any) -> str:
+    """The run_id of a run: 16 hex digits of the sha256 over all that decides its row, as JSON."""
+    return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def path_of(out: Path, run_id: str) -> Path:

@@ -6,8 +6,6 @@ else (but for its `seconds`).
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ import numpy as np
 from bitlaw.formats import Scheme
 from bitlaw.models import count
 from bitlaw.models.lm import ModelConfig
+from bitlaw.studies import rows
 from bitlaw.train import checkpoint, optimizer
 from bitlaw.train.data import VALIDATION_BYTES, Corpus
 from bitlaw.train.loop import Branch, Recipe, train
@@ -106,7 +105,7 @@ class Run:
         return dataclasses.replace(self.recipe, seed=0, members=self.members)
 
     def id(self, data_sha256: str, build: str) -> str:
-        """16 hex digits of the sha256 over the run, the corpus, the build and a user's code.
+        """The run_id: of the run, the corpus, the build and a user's code.
 
         A checkpoint to start from counts by its weights and their history, not by its folder.
         """
@@ -116,8 +115,7 @@ class Run:
             digest = checkpoint.read_digest(Path(self.init))
             run["init"] = [digest, *(row[name] for name in HISTORY)]
         what = [run, data_sha256, build, *Scheme.parse(self.scheme).digests]
-        determining = json.dumps(what, sort_keys=True)
-        return hashlib.sha256(determining.encode()).hexdigest()[:16]
+        return rows.id_of(what)
 
 
 @dataclass(frozen=True)
