@@ -31,8 +31,11 @@ def table(out: Path) -> list[dict[str, str]]:
 
 def command(out: Path, seconds: float) -> subprocess.Popen:
     """The stub study as a user would start it: a process of its own."""
+    # nohup and background shells have the tests ignore signals, which children inherit.
+    heard = "for s in (1, 2): signal.signal(s, signal.default_int_handler)"
+    run = f"stub_study.main({str(out)!r}, {seconds})"
     return subprocess.Popen(
-        [sys.executable, "-c", f"import stub_study; stub_study.main({str(out)!r}, {seconds})"],
+        [sys.executable, "-c", f"import signal, stub_study\n{heard}\n{run}"],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
