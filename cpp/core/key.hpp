@@ -32,9 +32,11 @@ struct Range {
   int32_t last_of(int64_t bin) const {
     return static_cast<int32_t>(std::min<int64_t>(kKeys, lo + ((bin + 1) << shift)) - 1);
   }
-  // The range of one bin, in finer bins.
-  Range inside(int64_t bin) const {
-    return {lo + static_cast<int32_t>(bin << shift), std::max(0, shift - kBinBits)};
+  // The range of some bins, in finer ones.
+  Range inside(int64_t first_bin, int64_t last_bin) const {
+    const int32_t first = lo + static_cast<int32_t>(first_bin << shift);
+    const auto width = std::bit_width(static_cast<uint32_t>(last_of(last_bin) - first));
+    return {first, std::max(0, static_cast<int>(width) - kBinBits)};
   }
 };
 inline constexpr Range kAllKeys{0, 31 - kBinBits};
@@ -126,7 +128,7 @@ BITLAW_LEAF int64_t places(const uint64_t* bits, int64_t n, uint16_t* at) {
     do {
       BITLAW_UNROLL
       for (int j = 0; j < 4; ++j, set &= set - 1)
-        at[count + j] = static_cast<uint16_t>(64 * w + std::countr_zero(set));
+        at[count + j] = static_cast<uint16_t>(64 * w + __builtin_ctzll(set | 1ull << 63));
       count += 4;
     } while (set);
     count = next;

@@ -59,36 +59,38 @@ Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Ran
 }
 
 // The range that holds the keep-th largest of n keys, four standard errors to either side, if a
-// sample may be trusted.
+// sample may be trusted. No branch depends on the data: those of a sort cost more than the reads.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
-  const int64_t sample = n < kWideSample ? 8192 : 32768;
-  std::vector<int32_t> keys(sample);
+  const int64_t size = n < kWideSample ? 8192 : 32768;
+  std::vector<T> sample(size);
   uint64_t at = 0;  // golden-ratio steps: no period of the data is met
-  for (int32_t& key : keys) {
-    key = selection_key(to_float(x[(static_cast<unsigned __int128>(at) * n) >> 64]));
+  for (T& one : sample) {
+    one = x[(static_cast<unsigned __int128>(at) * n) >> 64];
     at += 0x9e3779b97f4a7c15ull;
   }
-  const auto drawn = static_cast<double>(sample);
+  const auto drawn = static_cast<double>(size);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
   const auto margin = static_cast<int64_t>(4 * std::sqrt(drawn * share * (1 - share))) + 8;
-  const auto rank = static_cast<int64_t>(share * drawn);
-  int64_t sorted = 0;  // the largest so many are before the others
-  const auto key_at = [&](int64_t r, int32_t beyond) {
-    if (r < 0 || r >= sample) return beyond;
-    std::nth_element(keys.begin() + sorted, keys.begin() + r, keys.end(), std::greater<>());
-    sorted = r;
-    return keys[r];
-  };
-  const int32_t hi = key_at(rank - margin, kKeys - 1), middle = key_at(rank, 0);
-  int32_t lo = key_at(rank + margin, 0);
-  // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
-  if (lo == kZeroKey && middle > kZeroKey) {
-    for (const int32_t key : keys) lo = key > kZeroKey && (lo == kZeroKey || key < lo) ? key : lo;
-    lo = std::max(kZeroKey + 1, lo - (1 << 22));
+  const auto rank = static_cast<int64_t>(share * drawn) + 1;
+  // All keys, in which bins are coarse, then those of a few bins.
+  Range range = kAllKeys;
+  for (int pass = 0; pass < 2; ++pass) {
+    const Histogram h = histogram(Parallel(), sample.data(), size, 1.0f, range);
+    const auto bin_of = [&](int64_t r, int64_t beyond) {
+      return r < 1 || r > size ? beyond : std::max<int64_t>(0, h.find(r));
+    };
+    const int64_t hi = bin_of(rank - margin, kBins - 1), middle = bin_of(rank, 0);
+    int64_t lo = bin_of(rank + margin, 0);
+    // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
+    if (pass == 0 && lo == 0 && middle > 0 && rank + margin <= size) {
+      while (h.bins[++lo] == 0) {
+      }
+      lo = std::max<int64_t>(1, lo - 8);
+    }
+    range = range.inside(lo, hi);
   }
-  const auto width = static_cast<int>(std::bit_width(static_cast<uint32_t>(hi - lo)));
-  return {lo, std::max(0, width - kBinBits)};
+  return range;
 }
 
 // Where the smallest element taken lies: keys first to last, `count` elements, of which `take`.
@@ -131,7 +133,7 @@ Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int6
     bin = h.find(left = keep);
   }
   while (range.shift > kKeySpacing<T> && h.bins[bin] > crowd) {
-    range = range.inside(bin);
+    range = range.inside(bin, bin);
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
