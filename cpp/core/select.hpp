@@ -233,7 +233,9 @@ inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
 template <class Body>
 void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
   if (n > kSerial) {
-    for (int64_t i = 0; i < items; ++i) body(par, i);
+    par.together((n + kSerial - 1) / kSerial, [&](const Parallel& threads) {
+      for (int64_t i = 0; i < items; ++i) body(threads, i);
+    });
     return;
   }
   par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {
