@@ -44,17 +44,29 @@ struct Histogram {
 
 template <class T>
 Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Range range) {
-  Histogram total;
-  std::mutex mutex;
   const CountRange<T> count(scale, range, range.last_of(kBins - 1));
-  const int64_t stretches = n <= kSerial ? 1 : std::max<int64_t>(8, par.threads());
-  par(n, (n + stretches - 1) / stretches, [&](int64_t begin, int64_t end) {
-    Histogram part;
+  std::vector<Histogram> parts;  // of threads, that none adds to now
+  std::mutex mutex;
+  const auto take = [&] {
+    std::lock_guard lock(mutex);
+    if (parts.empty()) return Histogram();
+    Histogram part = std::move(parts.back());
+    parts.pop_back();
+    return part;
+  };
+  par(n, kSerial, [&](int64_t begin, int64_t end) {
+    Histogram part = take();
     on_isa<CountRange<T>>(x + begin, end - begin, count, &part.above, part.bins.data());
-    std::lock_guard lock(mutex);  // sums of integers: any order gives the same total
+    std::lock_guard lock(mutex);
+    parts.push_back(std::move(part));
+  });
+  if (parts.empty()) return {};
+  Histogram total = std::move(parts.back());  // sums of integers: any order gives the same
+  parts.pop_back();
+  for (const Histogram& part : parts) {
     total.above += part.above;
     for (int64_t b = 0; b < kBins; ++b) total.bins[b] += part.bins[b];
-  });
+  }
   return total;
 }
 
@@ -233,9 +245,7 @@ inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
 template <class Body>
 void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
   if (n > kSerial) {
-    par.together((n + kSerial - 1) / kSerial, [&](const Parallel& threads) {
-      for (int64_t i = 0; i < items; ++i) body(threads, i);
-    });
+    for (int64_t i = 0; i < items; ++i) body(par, i);
     return;
   }
   par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {
