@@ -9,6 +9,7 @@ from bitlaw import laws
 from bitlaw.laws import forms
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages import multipliers
+from bitlaw.pages.eff_figures import eff_curves
 from bitlaw.pages.fit import page, tables
 from bitlaw.pages.view import View
 from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
@@ -70,6 +71,8 @@ def test_a_multiplier_at_a_bound_of_the_search_is_no_number(beyond):
 def test_a_multiplier_at_a_bound_is_in_no_figure_and_every_resample_is_finite(beyond):
     names = [entry.scheme for entry in figures.identified(beyond)]
     assert "s=0.5" not in names and "s=0.75" not in names and len(names) == 4
+    panels = eff_curves(View(beyond)).axes
+    assert [panel.get_xlabel() for panel in panels] == ["bits"]  # no sparse scheme is left
     effs = [value for name, row in beyond.draws.items() if name.startswith("eff") for value in row]
     assert min(effs) > 0.99e-4 and max(effs) < 1.01e4
     forms.effective(1e3, 1e6, np.array(effs), **beyond.params)  # divides by none of them
