@@ -70,7 +70,7 @@ Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Ran
   return total;
 }
 
-// The range that holds the keep-th largest of n keys, four standard errors to either side, if a
+// The range that holds the keep-th largest of n keys, three standard errors to either side, if a
 // sample may be trusted. No branch depends on the data: those of a sort cost more than the reads.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
@@ -83,7 +83,7 @@ Range sampled_range(const T* x, int64_t n, int64_t keep) {
   }
   const auto drawn = static_cast<double>(size);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
-  const auto margin = static_cast<int64_t>(4 * std::sqrt(drawn * share * (1 - share))) + 8;
+  const auto margin = static_cast<int64_t>(3 * std::sqrt(drawn * share * (1 - share))) + 8;
   const auto rank = static_cast<int64_t>(share * drawn) + 1;
   // All keys, in which bins are coarse, then those of a few bins.
   Range range = kAllKeys;
@@ -125,13 +125,20 @@ Bin small_bin(const T* x, int64_t n, int64_t keep) {
   return {key, key, equal(0, n), equal(0, keep)};
 }
 
-// Keys of narrow types are 2^this apart, or more: bins need not be finer.
+// Keys of narrow types are kZeroKey and multiples of 2^this beyond it: bins need not be finer.
 template <class T>
 inline constexpr int kKeySpacing = 0;
 template <>
 inline constexpr int kKeySpacing<bfloat16> = 16;
 template <>
 inline constexpr int kKeySpacing<float16> = 13;
+
+// The least key that a T may have and that is not less than this.
+template <class T>
+int32_t next_key(int32_t key) {
+  constexpr int32_t kBetween = (1 << kKeySpacing<T>)-1;
+  return key <= kZeroKey ? key : ((key - kZeroKey + kBetween) & ~kBetween) + kZeroKey;
+}
 
 // By histograms, until a bin of more than one key holds at most `crowd`; `keep` >= 1.
 template <class T>
@@ -144,13 +151,16 @@ Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int6
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  while (range.shift > kKeySpacing<T> && h.bins[bin] > crowd) {
+  // Of one key: fine enough, and without NaN beside zero.
+  const auto is_one = [&] {
+    return range.shift == 0 || (range.shift <= kKeySpacing<T> && range.first_of(bin) > 0);
+  };
+  while (h.bins[bin] > crowd && !is_one()) {
     range = range.inside(bin, bin);
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  return {range.lo + static_cast<int32_t>(bin << range.shift), range.last_of(bin), h.bins[bin],
-          left};
+  return {next_key<T>(range.first_of(bin)), range.last_of(bin), h.bins[bin], left};
 }
 
 // leaf(first element, how many, bytes of the mask) for stretches of x, handed out in order.
@@ -245,7 +255,9 @@ inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
 template <class Body>
 void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
   if (n > kSerial) {
-    for (int64_t i = 0; i < items; ++i) body(par, i);
+    par.together((n + kSerial - 1) / kSerial, [&](const Parallel& threads) {
+      for (int64_t i = 0; i < items; ++i) body(threads, i);
+    });
     return;
   }
   par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {
