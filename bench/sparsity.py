@@ -6,8 +6,11 @@
 
 Contenders of a case are timed in turn, round by round, each from scores to mask; ratios are of
 medians. "reads" is a time in units of one read of the weights (a sum of them) in the same run. A
-selection reads its weights twice where the sample serves, so "share" is 2 / reads: its share of the
-bandwidth that the sum has. Rivals that are not installed are left out.
+selection reads its weights twice where the sample serves, a pattern once: that over "reads" is
+"share", its share of the bandwidth that the sum has. "alone" is a time, in milliseconds, of calls
+with none of another contender between: goals are not judged by it. What a rival leaves behind
+(threads that spin for milliseconds, and another's branches in the predictor) is in all other times.
+Rivals that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -100,14 +103,14 @@ def selection(n: int, dtype: str, of_tree: bool) -> tuple[Calls, dict]:
         calls |= selection_rivals(x, on_device, keep)
         if of_tree and n > 10**7:
             del calls["jnp.sort"]  # half a minute, and in the row of the one array
-    return calls, {"temp_bytes": run.memory_analysis().temp_size_in_bytes}
+    return calls, {"temp_bytes": run.memory_analysis().temp_size_in_bytes, "passes": 2}
 
 
 def pattern(make: Callable, dtype: str, n: int = 4096) -> tuple[Calls, dict]:
     """A mask of n x n."""
     x = jnp.asarray(normal(n * n).reshape(n, n), dtype)
     ours = jax.jit(lambda x: make(x).bits)
-    return {"ours": lambda: ours(x).block_until_ready(), READ: read_of(x)}, {}
+    return {"ours": lambda: ours(x).block_until_ready(), READ: read_of(x)}, {"passes": 1}
 
 
 def steps(n: int, moments: str) -> tuple[Calls, dict]:
@@ -213,6 +216,9 @@ def main() -> None:
             continue
         calls, more = make()
         row = measure(name, calls, goals) | more
+        if "passes" in row:
+            row["share"] = round(row.pop("passes") / row["reads"], 3)
+            row["alone"] = round(float(np.median([once(calls["ours"]) for _ in range(9)])), 3)
         shown = ", ".join(f"{key} {ms:.2f}" for key, ms in row["ms"].items())
         print(f"{name:52s} {shown} ms", flush=True)
         print(" " * 52, {k: v for k, v in row.items() if k not in ("case", "ms")}, flush=True)

@@ -29,12 +29,15 @@ struct Range {
   int shift;
 
   BITLAW_LEAF uint32_t bin(int32_t key) const { return static_cast<uint32_t>(key - lo) >> shift; }
+  int32_t first_of(int64_t bin) const { return lo + static_cast<int32_t>(bin << shift); }
   int32_t last_of(int64_t bin) const {
     return static_cast<int32_t>(std::min<int64_t>(kKeys, lo + ((bin + 1) << shift)) - 1);
   }
-  // The range of one bin, in finer bins.
-  Range inside(int64_t bin) const {
-    return {lo + static_cast<int32_t>(bin << shift), std::max(0, shift - kBinBits)};
+  // The range of some bins, in finer ones.
+  Range inside(int64_t first_bin, int64_t last_bin) const {
+    const int32_t first = first_of(first_bin);
+    const auto width = std::bit_width(static_cast<uint32_t>(last_of(last_bin) - first));
+    return {first, std::max(0, static_cast<int>(width) - kBinBits)};
   }
 };
 inline constexpr Range kAllKeys{0, 31 - kBinBits};
@@ -64,14 +67,12 @@ struct Span {
                                                                      : 0x7c00;
   static constexpr int64_t kNan = kNumbers - 1 - kInfinity;  // so many are NaN
 
-  Unsigned begin, count;
-  Signed last;
+  Unsigned last, count;
 
   Span(float scale, int64_t first_key, int64_t last_key) {
     const int64_t from = at_least(first_key, scale), to = at_least(last_key + 1, scale);
-    begin = static_cast<Unsigned>(from);
     count = static_cast<Unsigned>(std::max<int64_t>(0, to - from));
-    last = static_cast<Signed>(to - 1);
+    last = static_cast<Unsigned>(to - 1);
   }
   // The number of the smallest magnitude whose key is not less.
   static int64_t at_least(int64_t key, float scale) {
@@ -91,8 +92,12 @@ struct Span {
   BITLAW_LEAF static Unsigned number(T x) {
     return static_cast<Unsigned>((raw_bits(x) + kNan) & (kNumbers - 1));
   }
-  BITLAW_LEAF bool beyond(T x) const { return static_cast<Signed>(number(x)) > last; }
-  BITLAW_LEAF bool within(T x) const { return static_cast<Unsigned>(number(x) - begin) < count; }
+  // How far the number is below the last: it is beyond where the sign's bit is set.
+  BITLAW_LEAF Unsigned below(T x) const { return static_cast<Unsigned>(last - number(x)); }
+  BITLAW_LEAF Unsigned beyond(T x) const {
+    return static_cast<Unsigned>(below(x) >> (8 * sizeof(T) - 1));
+  }
+  BITLAW_LEAF bool within(T x) const { return below(x) < count; }
 };
 
 // At most this many elements are compared at a time; the loops below vectorise.
@@ -126,7 +131,7 @@ BITLAW_LEAF int64_t places(const uint64_t* bits, int64_t n, uint16_t* at) {
     do {
       BITLAW_UNROLL
       for (int j = 0; j < 4; ++j, set &= set - 1)
-        at[count + j] = static_cast<uint16_t>(64 * w + std::countr_zero(set));
+        at[count + j] = static_cast<uint16_t>(64 * w + __builtin_ctzll(set | 1ull << 63));
       count += 4;
     } while (set);
     count = next;

@@ -67,11 +67,24 @@ struct RankAlong {
   }
 };
 
+// Bit j of byte i becomes bit i of byte j (Hacker's Delight, section 7-3).
+BITLAW_LEAF uint64_t transposed(uint64_t w) {
+  const auto swap = [&](int by, uint64_t low) BITLAW_INLINE {
+    const uint64_t differ = (w ^ w >> by) & low;
+    w ^= differ ^ differ << by;
+  };
+  swap(7, 0x00aa00aa00aa00aa);
+  swap(14, 0x0000cccc0000cccc);
+  swap(28, 0x00000000f0f0f0f0);
+  return w;
+}
+
 // Bits of kM rows of `cols` columns, a multiple of 8; a group is a column.
 template <class T, int kM>
 struct RankDown {
   BITLAW_LEAF static void run(const T* x, uint8_t* bits, int64_t cols, int64_t n) {
-    uint8_t codes[kCompared], flags[kCompared];
+    uint8_t codes[kCompared];
+    uint64_t eight[kCompared / 8];
     for (int64_t at = 0; at < cols; at += kCompared) {
       const int64_t side = cols - at < kCompared ? cols - at : kCompared;
       BITLAW_LOOP
@@ -81,9 +94,15 @@ struct RankDown {
         for (int j = 0; j < kM; ++j) key[j] = group_key(x[j * cols + at + w]);
         codes[w] = group_code<kM>(key, static_cast<uint8_t>(n));
       }
+      BITLAW_LOOP
+      for (int64_t i = 0; i < side / 8; ++i) {
+        std::memcpy(&eight[i], codes + 8 * i, 8);
+        eight[i] = transposed(eight[i]);
+      }
       for (int j = 0; j < kM; ++j) {
-        for (int64_t w = 0; w < side; ++w) flags[w] = codes[w] >> j & 1;
-        pack_flags(flags, bits + (j * cols + at) / 8, side);
+        uint8_t* row = bits + (j * cols + at) / 8;
+        BITLAW_LOOP
+        for (int64_t i = 0; i < side / 8; ++i) row[i] = static_cast<uint8_t>(eight[i] >> 8 * j);
       }
     }
   }

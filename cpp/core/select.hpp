@@ -44,51 +44,65 @@ struct Histogram {
 
 template <class T>
 Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Range range) {
-  Histogram total;
-  std::mutex mutex;
   const CountRange<T> count(scale, range, range.last_of(kBins - 1));
-  const int64_t stretches = n <= kSerial ? 1 : std::max<int64_t>(8, par.threads());
-  par(n, (n + stretches - 1) / stretches, [&](int64_t begin, int64_t end) {
-    Histogram part;
+  std::vector<Histogram> parts;  // of threads, that none adds to now
+  std::mutex mutex;
+  const auto take = [&] {
+    std::lock_guard lock(mutex);
+    if (parts.empty()) return Histogram();
+    Histogram part = std::move(parts.back());
+    parts.pop_back();
+    return part;
+  };
+  par(n, kSerial, [&](int64_t begin, int64_t end) {
+    Histogram part = take();
     on_isa<CountRange<T>>(x + begin, end - begin, count, &part.above, part.bins.data());
-    std::lock_guard lock(mutex);  // sums of integers: any order gives the same total
+    std::lock_guard lock(mutex);
+    parts.push_back(std::move(part));
+  });
+  if (parts.empty()) return {};
+  Histogram total = std::move(parts.back());  // sums of integers: any order gives the same
+  parts.pop_back();
+  for (const Histogram& part : parts) {
     total.above += part.above;
     for (int64_t b = 0; b < kBins; ++b) total.bins[b] += part.bins[b];
-  });
+  }
   return total;
 }
 
-// The range that holds the keep-th largest of n keys, four standard errors to either side, if a
-// sample may be trusted.
+// The range that holds the keep-th largest of n keys, three standard errors to either side, if a
+// sample may be trusted. No branch depends on the data: those of a sort cost more than the reads.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
-  const int64_t sample = n < kWideSample ? 8192 : 32768;
-  std::vector<int32_t> keys(sample);
+  const int64_t size = n < kWideSample ? 8192 : 32768;
+  std::vector<T> sample(size);
   uint64_t at = 0;  // golden-ratio steps: no period of the data is met
-  for (int32_t& key : keys) {
-    key = selection_key(to_float(x[(static_cast<unsigned __int128>(at) * n) >> 64]));
+  for (T& one : sample) {
+    one = x[(static_cast<unsigned __int128>(at) * n) >> 64];
     at += 0x9e3779b97f4a7c15ull;
   }
-  const auto drawn = static_cast<double>(sample);
+  const auto drawn = static_cast<double>(size);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
-  const auto margin = static_cast<int64_t>(4 * std::sqrt(drawn * share * (1 - share))) + 8;
-  const auto rank = static_cast<int64_t>(share * drawn);
-  int64_t sorted = 0;  // the largest so many are before the others
-  const auto key_at = [&](int64_t r, int32_t beyond) {
-    if (r < 0 || r >= sample) return beyond;
-    std::nth_element(keys.begin() + sorted, keys.begin() + r, keys.end(), std::greater<>());
-    sorted = r;
-    return keys[r];
-  };
-  const int32_t hi = key_at(rank - margin, kKeys - 1), middle = key_at(rank, 0);
-  int32_t lo = key_at(rank + margin, 0);
-  // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
-  if (lo == kZeroKey && middle > kZeroKey) {
-    for (const int32_t key : keys) lo = key > kZeroKey && (lo == kZeroKey || key < lo) ? key : lo;
-    lo = std::max(kZeroKey + 1, lo - (1 << 22));
+  const auto margin = static_cast<int64_t>(3 * std::sqrt(drawn * share * (1 - share))) + 8;
+  const auto rank = static_cast<int64_t>(share * drawn) + 1;
+  // All keys, in which bins are coarse, then those of a few bins.
+  Range range = kAllKeys;
+  for (int pass = 0; pass < 2; ++pass) {
+    const Histogram h = histogram(Parallel(), sample.data(), size, 1.0f, range);
+    const auto bin_of = [&](int64_t r, int64_t beyond) {
+      return r < 1 || r > size ? beyond : std::max<int64_t>(0, h.find(r));
+    };
+    const int64_t hi = bin_of(rank - margin, kBins - 1), middle = bin_of(rank, 0);
+    int64_t lo = bin_of(rank + margin, 0);
+    // Zeros are far below the rest: bins over both would be coarse. Half an octave is allowed for.
+    if (pass == 0 && lo == 0 && middle > 0 && rank + margin <= size) {
+      while (h.bins[++lo] == 0) {
+      }
+      lo = std::max<int64_t>(1, lo - 8);
+    }
+    range = range.inside(lo, hi);
   }
-  const auto width = static_cast<int>(std::bit_width(static_cast<uint32_t>(hi - lo)));
-  return {lo, std::max(0, width - kBinBits)};
+  return range;
 }
 
 // Where the smallest element taken lies: keys first to last, `count` elements, of which `take`.
@@ -111,13 +125,20 @@ Bin small_bin(const T* x, int64_t n, int64_t keep) {
   return {key, key, equal(0, n), equal(0, keep)};
 }
 
-// Keys of narrow types are 2^this apart, or more: bins need not be finer.
+// Keys of narrow types are kZeroKey and multiples of 2^this beyond it: bins need not be finer.
 template <class T>
 inline constexpr int kKeySpacing = 0;
 template <>
 inline constexpr int kKeySpacing<bfloat16> = 16;
 template <>
 inline constexpr int kKeySpacing<float16> = 13;
+
+// The least key that a T may have and that is not less than this.
+template <class T>
+int32_t next_key(int32_t key) {
+  constexpr int32_t kBetween = (1 << kKeySpacing<T>)-1;
+  return key <= kZeroKey ? key : ((key - kZeroKey + kBetween) & ~kBetween) + kZeroKey;
+}
 
 // By histograms, until a bin of more than one key holds at most `crowd`; `keep` >= 1.
 template <class T>
@@ -130,13 +151,16 @@ Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int6
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  while (range.shift > kKeySpacing<T> && h.bins[bin] > crowd) {
-    range = range.inside(bin);
+  // Of one key: fine enough, and without NaN beside zero.
+  const auto is_one = [&] {
+    return range.shift == 0 || (range.shift <= kKeySpacing<T> && range.first_of(bin) > 0);
+  };
+  while (h.bins[bin] > crowd && !is_one()) {
+    range = range.inside(bin, bin);
     h = histogram(par, x, n, 1.0f, range);
     bin = h.find(left = keep);
   }
-  return {range.lo + static_cast<int32_t>(bin << range.shift), range.last_of(bin), h.bins[bin],
-          left};
+  return {next_key<T>(range.first_of(bin)), range.last_of(bin), h.bins[bin], left};
 }
 
 // leaf(first element, how many, bytes of the mask) for stretches of x, handed out in order.
@@ -231,7 +255,9 @@ inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
 template <class Body>
 void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
   if (n > kSerial) {
-    for (int64_t i = 0; i < items; ++i) body(par, i);
+    par.together((n + kSerial - 1) / kSerial, [&](const Parallel& threads) {
+      for (int64_t i = 0; i < items; ++i) body(threads, i);
+    });
     return;
   }
   par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {

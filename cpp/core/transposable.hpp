@@ -2,6 +2,8 @@
 #pragma once
 #include <array>
 #include <bit>
+#include <cfloat>
+#include <cstring>
 #include <numeric>
 #include <tuple>
 
@@ -20,28 +22,30 @@ struct TransposableAttrs {
 
 inline constexpr int64_t kMaxTile = 64;
 
-// The 4 by 4 patterns with n ones per row and column (90 for n = 2), earliest elements first.
+// The 4 by 4 patterns with n ones per row and column (90 for n = 2), earliest elements first:
+// element j is bit j.
 struct TilePatterns {
   static constexpr int kMost = 96;
   int count = 0;
-  std::array<std::array<uint32_t, kMost>, 16> bits{};  // [element][pattern]: all ones where kept
-
-  explicit TilePatterns(int64_t n) {
-    for (int code = 0xffff; code >= 0; --code) {
-      int rows[4] = {}, cols[4] = {};
-      for (int j = 0; j < 16; ++j) {
-        const int one = code >> (15 - j) & 1;
-        rows[j / 4] += one;
-        cols[j % 4] += one;
-      }
-      bool regular = true;
-      for (int i = 0; i < 4; ++i) regular &= rows[i] == n && cols[i] == n;
-      if (!regular) continue;
-      for (int j = 0; j < 16; ++j) bits[j][count] = code >> (15 - j) & 1 ? 0xffffffffu : 0u;
-      ++count;
-    }
-  }
+  uint16_t code[kMost] = {};
 };
+constexpr TilePatterns tile_patterns(int n) {
+  int rows[16] = {}, some = 0;  // rows of n ones
+  for (const int row : {15, 7, 11, 3, 13, 5, 9, 1, 14, 6, 10, 2, 12, 4, 8})
+    if ((row & 1) + (row >> 1 & 1) + (row >> 2 & 1) + (row >> 3) == n) rows[some++] = row;
+  TilePatterns patterns;
+  for (int i = 0; i < some * some * some * some; ++i) {
+    const int row[4] = {rows[i / (some * some * some)], rows[i / (some * some) % some],
+                        rows[i / some % some], rows[i % some]};
+    bool regular = true;
+    for (int j = 0; j < 4; ++j)
+      regular &= (row[0] >> j & 1) + (row[1] >> j & 1) + (row[2] >> j & 1) + (row[3] >> j & 1) == n;
+    if (regular)
+      patterns.code[patterns.count++] =
+          static_cast<uint16_t>(row[0] | row[1] << 4 | row[2] << 8 | row[3] << 12);
+  }
+  return patterns;
+}
 
 // What an element adds to the sum of a pattern: its magnitude up to 2^120; a NaN -2^120.
 BITLAW_LEAF float tile_value(float x) {
@@ -50,19 +54,58 @@ BITLAW_LEAF float tile_value(float x) {
   return selection_key(x) == 0 ? -0x1p120f : capped;
 }
 
-// The index of the pattern of largest sum, the first among equals. Sums run over the elements in
+// The code of the pattern of largest sum, the first among equals. Sums run over the elements in
 // order.
-struct BestPattern {
-  BITLAW_LEAF static void run(const float* tile, const TilePatterns* patterns, int* best) {
-    float sums[TilePatterns::kMost] = {};
+template <uint16_t kCode>
+BITLAW_LEAF void weigh(const float* value, float& most, int32_t& best) {
+  float sum = 0.0f;
+  BITLAW_UNROLL
+  for (int j = 0; j < 16; ++j)
+    if (kCode >> j & 1) sum += value[j];
+  best = sum > most ? kCode : best;
+  most = sum > most ? sum : most;
+}
+template <int n, int... p>
+BITLAW_LEAF int32_t best_code(const float* value, std::integer_sequence<int, p...>) {
+  constexpr TilePatterns patterns = tile_patterns(n);
+  float most = -FLT_MAX;
+  int32_t best = 0;
+  (weigh<patterns.code[p]>(value, most, best), ...);
+  return best;
+}
+template <int n>
+BITLAW_LEAF int32_t best_code(const float* value) {
+  return best_code<n>(value, std::make_integer_sequence<int, tile_patterns(n).count>());
+}
+
+// Of tiles side by side: value[j][t] is element j of tile t.
+inline constexpr int64_t kTiles = 64;
+using Tiles = float[16][kTiles];
+template <class T>
+struct TileValues {
+  BITLAW_LEAF static void run(const T* x, int64_t cols, int64_t tiles, Tiles* value) {
     for (int j = 0; j < 16; ++j) {
-      const uint32_t bits = std::bit_cast<uint32_t>(tile_value(tile[j]));
-      for (int p = 0; p < TilePatterns::kMost; ++p)
-        sums[p] += std::bit_cast<float>(patterns->bits[j][p] & bits);
+      const T* from = x + j / 4 * cols + j % 4;
+      BITLAW_LOOP
+      for (int64_t t = 0; t < tiles; ++t) (*value)[j][t] = tile_value(to_float(from[4 * t]));
     }
-    int first = 0;
-    for (int p = 1; p < patterns->count; ++p) first = sums[p] > sums[first] ? p : first;
-    *best = first;
+  }
+};
+// Codes of four bits: those of row r of tile t at fours[r * across + t].
+template <int n>
+struct BestFours {
+  BITLAW_LEAF static void run(const Tiles* value, int64_t tiles, int64_t across, uint8_t* fours) {
+    int32_t code[kTiles];
+    BITLAW_LOOP
+    for (int64_t t = 0; t < kTiles; ++t) {
+      float one[16];
+      BITLAW_UNROLL
+      for (int j = 0; j < 16; ++j) one[j] = (*value)[j][t];
+      code[t] = best_code<n>(one);
+    }
+    for (int r = 0; r < 4; ++r)
+      for (int64_t t = 0; t < tiles; ++t)
+        fours[r * across + t] = static_cast<uint8_t>(code[t] >> 4 * r & 15);
   }
 };
 
@@ -123,6 +166,40 @@ inline void greedy_tile(const float* tile, int64_t n, int64_t m, bool* keep) {
   for (int64_t i = 0; i < m * m; ++i) keep[i] = (taken[i] != 0) != pruning;
 }
 
+// Bits of bands of 4 rows, by pattern; fours is scratch.
+template <class T>
+void bits_by_pattern(const T* x, int64_t length, int64_t cols, int64_t n, uint8_t* fours,
+                     uint8_t* bits) {
+  Tiles value = {};
+  for (int64_t at = 0; at < length; at += 4 * cols)
+    for (int64_t col = 0; col < cols; col += 4 * kTiles) {
+      const int64_t tiles = std::min(kTiles, (cols - col) / 4);
+      on_isa<TileValues<T>>(x + at + col, cols, tiles, &value);
+      [&]<int... k>(std::integer_sequence<int, k...>) {
+        ((n == k + 1 ? on_isa<BestFours<k + 1>>(static_cast<const Tiles*>(&value), tiles, cols / 4,
+                                                fours + (at + col) / 4)
+                     : void()),
+         ...);
+      }(std::make_integer_sequence<int, 4>());
+    }
+  on_isa<PackCodes<4>>(static_cast<const uint8_t*>(fours), bits, length / 4);
+}
+
+// The same of bands of m rows, by greed.
+template <class T>
+void bits_by_greed(const T* x, int64_t length, int64_t cols, TransposableAttrs a, uint8_t* flags,
+                   uint8_t* bits) {
+  const int64_t m = a.m, band = m * cols;
+  std::vector<float> tile(m * m);
+  const auto keep = std::make_unique<bool[]>(m * m);
+  for (int64_t at = 0; at < length; at += (at + m) % cols ? m : band - cols + m) {
+    for (int64_t i = 0; i < m * m; ++i) tile[i] = to_float(x[at + i / m * cols + i % m]);
+    greedy_tile(tile.data(), a.n, m, keep.get());
+    for (int64_t i = 0; i < m * m; ++i) flags[at + i / m * cols + i % m] = keep[i];
+  }
+  on_isa<PackFlags>(static_cast<const uint8_t*>(flags), bits, length);
+}
+
 template <class T>
 void check_tiles(View<const T, 3> x, TransposableAttrs a) {
   require(a.m >= 1 && a.m <= kMaxTile, "m must be in [1, 64], got " + std::to_string(a.m));
@@ -138,33 +215,20 @@ void transposable_mask(const Parallel& par, View<const T, 3> x, View<uint8_t, 2>
   const int64_t rows = x.shape[1], cols = x.shape[2], m = a.m;
   check_tiles(x, a);
   if (x.size() == 0) return;
-  static const TilePatterns kPatterns[] = {TilePatterns(1), TilePatterns(2), TilePatterns(3),
-                                           TilePatterns(4)};
-  const TilePatterns* patterns = m == 4 ? &kPatterns[a.n - 1] : nullptr;
   // A unit is some bands of m rows, and starts on a byte of the mask.
   const int64_t band = m * cols, unit = std::lcm<int64_t>(band, 8);
   const int64_t units = (rows * cols + unit - 1) / unit;
   par(x.shape[0] * units, std::max<int64_t>(1, 1024 / unit), [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> flags(unit);
-    std::vector<float> tile(m * m);
-    const auto keep = std::make_unique<bool[]>(m * m);
+    std::vector<uint8_t> scratch(unit);
     for (int64_t u = begin; u < end; ++u) {
       const int64_t item = u / units, first = u % units * unit;
       const int64_t length = std::min(unit, rows * cols - first);
-      for (int64_t at = 0; at < length; at += (at + m) % cols ? m : band - cols + m) {
-        const T* from = x.item(item) + first + at;
-        for (int64_t i = 0; i < m * m; ++i) tile[i] = to_float(from[i / m * cols + i % m]);
-        if (m == 4) {
-          int best;
-          on_isa<BestPattern>(static_cast<const float*>(tile.data()), patterns, &best);
-          for (int j = 0; j < 16; ++j) keep[j] = patterns->bits[j][best] != 0;
-        } else {
-          greedy_tile(tile.data(), a.n, m, keep.get());
-        }
-        for (int64_t i = 0; i < m * m; ++i) flags[at + i / m * cols + i % m] = keep[i];
-      }
-      on_isa<PackFlags>(static_cast<const uint8_t*>(flags.data()), mask.item(item) + first / 8,
-                        length);
+      const T* from = x.item(item) + first;
+      uint8_t* bits = mask.item(item) + first / 8;
+      if (m == 4)
+        bits_by_pattern(from, length, cols, a.n, scratch.data(), bits);
+      else
+        bits_by_greed(from, length, cols, a, scratch.data(), bits);
     }
   });
 }

@@ -8,50 +8,6 @@
 namespace bitlaw::cuda {
 namespace {
 
-struct Codes {
-  int count = 0;
-  uint16_t code[TilePatterns::kMost] = {};
-};
-
-constexpr int ones(int four) {
-  return (four & 1) + (four >> 1 & 1) + (four >> 2 & 1) + (four >> 3);
-}
-
-// The patterns of core/transposable.hpp in its order: element j is bit 15 - j.
-constexpr Codes codes_of(int n) {
-  Codes codes;
-  for (int a = 15; a >= 0; --a)
-    for (int b = 15; b >= 0 && ones(a) == n; --b)
-      for (int c = 15; c >= 0 && ones(b) == n; --c)
-        for (int d = 15; d >= 0 && ones(c) == n; --d) {
-          bool regular = ones(d) == n;
-          for (int j = 0; j < 4; ++j)
-            regular &= (a >> j & 1) + (b >> j & 1) + (c >> j & 1) + (d >> j & 1) == n;
-          if (regular)
-            codes.code[codes.count++] = static_cast<uint16_t>(a << 12 | b << 8 | c << 4 | d);
-        }
-  return codes;
-}
-
-template <uint16_t kCode>
-BITLAW_LEAF void weigh(const float* value, float& most, uint32_t& best) {
-  float sum = 0.0f;
-  BITLAW_UNROLL
-  for (int j = 0; j < 16; ++j)
-    if (kCode >> (15 - j) & 1) sum += value[j];
-  best = sum > most ? kCode : best;
-  most = sum > most ? sum : most;
-}
-
-template <int n, int... p>
-BITLAW_LEAF uint32_t best_code(const float* value, std::integer_sequence<int, p...>) {
-  constexpr Codes codes = codes_of(n);
-  float most = -kInfinity;
-  uint32_t best = 0;
-  (weigh<codes.code[p]>(value, most, best), ...);
-  return best;
-}
-
 template <class T>
 struct alignas(4 * sizeof(T)) FourOf {
   T at[4];
@@ -76,12 +32,12 @@ __global__ void __launch_bounds__(kThreads)
         for (int j = 0; j < 4; ++j) four.at[j] = row[j];
       for (int j = 0; j < 4; ++j) value[4 * r + j] = tile_value(to_float(four.at[j]));
     }
-    const uint32_t code = best_code<n>(value, std::make_integer_sequence<int, codes_of(n).count>());
+    const auto code = static_cast<uint32_t>(best_code<n>(value));
     BITLAW_UNROLL
     for (int r = 0; r < 4; ++r) {
-      const uint32_t row = code >> (12 - 4 * r);  // one byte per element, the first lowest
+      const uint32_t row = code >> 4 * r;  // one byte per element, the first lowest
       const uint32_t four =
-          (row >> 3 & 1) | (row >> 2 & 1) << 8 | (row >> 1 & 1) << 16 | (row & 1) << 24;
+          (row & 1) | (row >> 1 & 1) << 8 | (row >> 2 & 1) << 16 | (row >> 3 & 1) << 24;
       *reinterpret_cast<uint32_t*>(flags + first + r * cols) = four;
     }
   }

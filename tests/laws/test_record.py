@@ -6,6 +6,7 @@ import pytest
 
 from bitlaw import laws
 from bitlaw.laws import forms
+from bitlaw.laws.record import at_bound
 from laws.synthetic import COEFFICIENTS, quick_rows
 
 
@@ -46,3 +47,19 @@ def test_a_scheme_is_predicted_by_its_multiplier():
     )
     with pytest.raises(ValueError, match="columns must be"):
         effective().predict(1e5)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "want"),
+    [
+        ("b", ("bound hit: b > 2", "flat valley: b"), "> 2"),
+        ("eff", ("conditional", "bound hit: eff < 0.0001"), "< 0.0001"),
+        ("e", ("bound hit: e = 0",), "0"),
+        ("e", ("bound hit: 0",), "0"),
+        ("eff_n[s=0.5]", ("bound hit: > 10000",), "> 10000"),
+        ("a", ("bound hit: b > 2",), None),  # a goes with b, but has no bound itself
+        ("b", ("ok",), None),
+    ],
+)
+def test_what_a_status_says_of_a_number_at_a_bound(name, status, want):
+    assert at_bound(name, status) == want

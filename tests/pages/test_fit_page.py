@@ -165,3 +165,12 @@ def test_an_effective_law_measures_compositions():
     fit = record("effective", params, columns, schemes=entries)
     (row,) = pages.multipliers.products(fit).rows
     assert row[:4] == ("w=int4/row s=0.5", "0.750", "0.720", f"{np.log(0.75 / 0.72):+.3f}")
+
+
+def test_a_coefficient_at_a_bound_of_its_search_is_no_number():
+    status = {"b_d": ("bound hit: > 5",), "c": ("bound hit: 0",)}
+    params, intervals = T5 | {"b_d": 5.0, "c": 0.0}, {"b_d": (0.2, 5.0), "c": (0.0, 0.5)}
+    fit = replace(sparse(), params=params, intervals=intervals, param_status=status)
+    rows = {row[0]: row for row in pages.coefficients(fit).rows}
+    assert rows["b_d"][1:3] == ("> 5", "0.2 to unbounded")
+    assert rows["c"][1:3] == ("0, a bound", "0 to 0.5")

@@ -6,9 +6,11 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from bitlaw import laws
+from bitlaw.laws import forms
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages import multipliers
-from bitlaw.pages.fit import page
+from bitlaw.pages.eff_figures import eff_curves
+from bitlaw.pages.fit import page, tables
 from bitlaw.pages.view import View
 from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
 
@@ -33,6 +35,47 @@ def test_colours_and_source_numbers_do_not_depend_on_the_order_of_schemes():
     names = list(EFFS)
     assert figures.colors(names) == figures.colors(names[::-1])
     assert laws.published.sources(names) == laws.published.sources(names[::-1])
+
+
+def test_thirty_schemes_have_colours_of_their_own():
+    found = figures.colors(["dense", *(f"s=0.{k}" for k in range(100, 136))])
+    assert len(set(found.values())) == 37
+    parts = [[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in found.values() if c != "black"]
+    apart = [np.linalg.norm(np.subtract(a, b)) for i, a in enumerate(parts) for b in parts[:i]]
+    assert min(apart) > 20
+
+
+@pytest.fixture(scope="module")
+def beyond():
+    """A fit in which one scheme is better, and one worse, than any multiplier that is searched."""
+    rows = noisy()
+    for row in rows:
+        row["loss"] *= {"s=0.5": 0.45, "s=0.75": 3.0}.get(row["scheme"], 1.0)
+    return fitted(rows)
+
+
+def test_a_multiplier_at_a_bound_of_the_search_is_no_number(beyond):
+    view = View(beyond)
+    cells = {row[0]: row for row in multipliers.table(beyond)}
+    high, low = cells["s=0.5"], cells["s=0.75"]
+    assert high[1] == "> 1e+04" and high[2].endswith("unbounded")
+    assert low[1] == "< 0.0001" and low[2].startswith("unbounded")
+    assert high[6] == low[6] == multipliers.NOTHING  # nothing is detectable
+    csv = {table.name: table.csv for table in tables(view)}
+    for place in (multipliers.text(view), page(view), *csv.values()):
+        assert "10000.0" not in place
+    assert "bound hit: eff > 1e+04" in beyond.scheme("s=0.5").status
+    assert "s=0.5," not in csv["eff-at-b"] and "s=0.5," not in csv.get("compositions", "")
+
+
+def test_a_multiplier_at_a_bound_is_in_no_figure_and_every_resample_is_finite(beyond):
+    names = [entry.scheme for entry in figures.identified(beyond)]
+    assert "s=0.5" not in names and "s=0.75" not in names and len(names) == 4
+    panels = eff_curves(View(beyond)).axes
+    assert [panel.get_xlabel() for panel in panels] == ["bits"]  # no sparse scheme is left
+    effs = [value for name, row in beyond.draws.items() if name.startswith("eff") for value in row]
+    assert min(effs) > 0.99e-4 and max(effs) < 1.01e4
+    forms.effective(1e3, 1e6, np.array(effs), **beyond.params)  # divides by none of them
 
 
 def test_published_values_outside_the_interval_are_named():

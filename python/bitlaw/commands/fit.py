@@ -190,6 +190,8 @@ def text(fit: "Record") -> str:
 
 
 def _coefficients(fit: "Record") -> list[list[str]]:
+    from bitlaw.laws.record import at_bound
+
     published = [r for r in fit.references if r.params]
     header = ["", "fit", "bootstrap", "profile", *(r.label for r in published), "status"]
     rows = [header]
@@ -200,7 +202,7 @@ def _coefficients(fit: "Record") -> list[list[str]]:
         rows.append(
             [
                 name,
-                f"{value:.6g}",
+                at_bound(name, status) or f"{value:.6g}",
                 _interval(*fit.intervals.get(name, (None, None))),
                 _interval(p.low, p.high) if p else NOTHING,
                 *(f"{r.params[name]:.6g}" for r in published),
@@ -216,8 +218,8 @@ def _schemes(fit: "Record") -> list[list[str]]:
         rows.append(
             [
                 entry.scheme,
-                _or_nothing(entry.eff, ".3f"),
-                _interval(entry.low, entry.high),
+                entry.bound or _or_nothing(entry.eff, ".3f"),
+                _interval(*entry.ends),
                 _or_nothing(entry.rank, "d"),
                 _or_nothing(entry.mdd, ".3f"),
                 str(entry.converged),

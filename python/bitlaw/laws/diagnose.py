@@ -68,6 +68,11 @@ def unidentified_law(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple
     return ()
 
 
+def bound_hit(value: float, low: float, high: float) -> str:
+    """Where a number is that ended on a bound of its search: ">" or "<" of it; else ""."""
+    return ">" if value >= high else "<" if value <= low else ""
+
+
 def statuses(
     runs: Runs,
     design: Design,
@@ -81,9 +86,9 @@ def statuses(
     found = []
     lower, upper = design.bounds()
     for name, place in (("c", -4), ("e", -3), ("b", -2), ("d", -1)):
-        for bound in (lower[place], upper[place]):
-            if theta[place] == bound:
-                found.append(f"bound hit: {name} = {bound:g}")
+        value = theta[place]
+        if side := bound_hit(value, lower[place], upper[place]):
+            found.append(f"bound hit: {name} {side if value else '='} {value:g}")
     profiles = {
         "b": [(row.b, row.excess) for row in at_b],
         "d": profile_of_d(design, log_loss, delta, theta),
@@ -142,7 +147,7 @@ def eff_against_b(
     smallest, largest = solve.EXPONENTS
     for b in sorted({*HELD_EXPONENTS, best, *(b for b in near if smallest <= b <= largest)}):
         there = theta if b == best else solve.fit_one(design, log_loss, delta, b=b)
-        effs = np.exp(solve.log_eff(design, there[None])[0])
+        effs = solve.effs(design, there[None])[0]
         excess = _excess(design, theta, there, log_loss, delta)
         rows.append(AtB(b, excess, dict(zip(names, effs.tolist(), strict=True))))
     return tuple(rows)

@@ -189,8 +189,9 @@ def param_status(
     result = {}
     for k, (name, entry) in enumerate(zip(problem.names, profiles, strict=True)):
         doubts = list(groups.get(name, ()))
-        if z[k] <= lower[k] or z[k] >= upper[k]:
-            doubts.append(f"bound hit: {params[name]:g}")
+        if side := diagnose.bound_hit(z[k], lower[k], upper[k]):
+            value = params[name]
+            doubts.append(f"bound hit: {side} {value:g}" if value else "bound hit: 0")
         at_zero = problem.coordinates[k][0].range.low == 0.0
         if entry.high is None or (entry.low is None and not at_zero):
             side = "both sides" if entry.low is None and entry.high is None else (

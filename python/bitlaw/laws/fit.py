@@ -30,7 +30,7 @@ from bitlaw.laws.solve import Array, Design
 from bitlaw.laws.table import Table
 
 POWER = 0.8  # of the minimum detectable difference
-UNBOUNDED = math.log(1e4)  # |log eff| beyond which the end of an interval says nothing
+UNBOUNDED = math.log(solve.LARGEST_EFF)  # |log eff| beyond which a number says nothing
 HARDLY_BOUNDED = math.log(4)  # distance of an end of an interval from log eff that says little
 STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
 LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
@@ -254,7 +254,7 @@ def _draws(
     def named(rows: Array) -> dict[str, Array]:
         every = [_params(design, row) for row in rows]
         found = {name: np.array([row[name] for row in every]) for name in every[0]}
-        effs = np.exp(solve.log_eff(design, rows)).T
+        effs = solve.effs(design, rows).T
         return found | {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
 
     fitted = {name: float(value[0]) for name, value in named(theta[None]).items()}
@@ -279,7 +279,7 @@ def _profiles(
         forms.LAWS["effective"], columns, runs.loss, Objective("log", delta), design.scheme,
         tuple(names),
     )  # fmt: skip
-    effs = np.exp(solve.log_eff(design, theta[None])[0]).tolist()
+    effs = solve.effs(design, theta[None])[0].tolist()
     params = _params(design, theta)
     params |= {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
     return profile.profiles(problem, problem.coordinates_of(params), level, ("b", "d", "e"))
@@ -306,6 +306,7 @@ def _numbers(
     rank = _ranks(log_eff, drawn, draws, level)
     unbounded = (high > UNBOUNDED) | (low < -UNBOUNDED)
     wide = np.maximum(high - log_eff, log_eff - low) > HARDLY_BOUNDED
+    side = [_side(x, theta[0], a) for x, a in zip(log_eff, theta, strict=False)]
     log_eff, low, high = (np.clip(x, -UNBOUNDED, UNBOUNDED) for x in (log_eff, low, high))
     z = stats.norm.ppf((1 + level) / 2)
     detectable = np.expm1((high - low) / 2 * (z + stats.norm.ppf(POWER)) / z)
@@ -316,17 +317,29 @@ def _numbers(
             "eff": math.exp(log_eff[k]),
             "low": math.exp(low[k]),
             "high": math.exp(high[k]),
-            "mdd": float(detectable[k]) if detectable[k] <= LARGEST_DETECTABLE else None,
+            "mdd": None if side[k] or detectable[k] > LARGEST_DETECTABLE else float(detectable[k]),
             "trend": trend[k],
             "rank": rank[k],
             "doubts": (
-                *(["bound hit: eff"] if theta[k] <= solve.SMALLEST_AMPLITUDE else []),
+                *([f"bound hit: eff {side[k]} {math.exp(log_eff[k]):.4g}"] if side[k] else []),
                 *(["interval unbounded"] if unbounded[k] else []),
                 *(["hardly bounded"] if wide[k] and not unbounded[k] else []),
             ),
         }
         for k in range(1, design.schemes)
     ]
+
+
+def _side(log_eff: float, dense: float, own: float) -> str:
+    """ ">" or "<" where this log eff is a bound, for its own sake or that of an amplitude; else "".
+
+    An amplitude that ended on its least may be smaller: of the scheme's own, eff is more.
+    """
+    if own <= solve.SMALLEST_AMPLITUDE:
+        return ">"
+    if dense <= solve.SMALLEST_AMPLITUDE:
+        return "<"
+    return diagnose.bound_hit(log_eff, -UNBOUNDED, UNBOUNDED)
 
 
 def _ranks(log_eff: Array, drawn: Array, draws: Resamples, level: float) -> list[int]:

@@ -98,11 +98,11 @@ def _renamed(law: str, size: str, **fixed: float) -> Callable[..., Array]:
 
 
 def measured(fit: Fit) -> dict[str, Array]:
-    """f64[1 + draws] of every identified multiplier of an effective law, dense first."""
+    """f64[1 + draws] of every multiplier of an effective law that is no bound, dense first."""
     found = {
         entry.scheme: np.r_[entry.eff, fit.draws.get(f"eff[{entry.scheme}]", ())]
         for entry in fit.schemes
-        if entry.eff is not None
+        if entry.eff is not None and not entry.bound
     }
     return found | {"dense": np.ones(max(map(len, found.values()), default=1))}
 

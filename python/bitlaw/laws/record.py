@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,7 @@ from bitlaw.laws import forms
 from bitlaw.laws.diagnose import AtB
 from bitlaw.laws.nested import Drift
 from bitlaw.laws.objective import Objective
+from bitlaw.laws.solve import LARGEST_EFF
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,32 @@ class SchemeFit:
     mdd: float | None = None
     trend: tuple[float, float, float] | None = None
     rank: int | None = None
+
+    @property
+    def bound(self) -> str | None:
+        """What is known of eff where the fit ended on a bound of its search: "> 1e+04"."""
+        return at_bound("eff", self.status)
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The interval; None for an end that is a bound of the search."""
+        most = math.log(LARGEST_EFF) - 1e-9  # ends were exponentials
+        held = [end if end and abs(math.log(end)) < most else None for end in (self.low, self.high)]
+        side = (self.bound or "-")[0]
+        return None if side == "<" else held[0], None if side == ">" else held[1]
+
+
+def at_bound(name: str, status: Sequence[str]) -> str | None:
+    """What a status says of a number that ended on a bound of its search: "> 4", "< 0.01", "0".
+
+    None where it did not, so that a bound is never shown as a measured value.
+    """
+    for reason in status:
+        if reason.startswith("bound hit: "):
+            words = reason.removeprefix("bound hit: ").removeprefix(f"{name} ")
+            if words[0] in "<>=0":
+                return words.removeprefix("= ")
+    return None
 
 
 @dataclass(frozen=True)

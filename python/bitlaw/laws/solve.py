@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 
 EXPONENTS = (0.01, 2.0)  # bounds of b and d; a fit that ends on one says so
 SMALLEST_AMPLITUDE = 1e-6  # of A_C in nats: keeps eff finite, and its log
+LARGEST_EFF = 1e4  # beyond it, or below its inverse, a multiplier says nothing
 GRID = 20  # values of b and of d
 STARTS = 8  # grid points that are polished
 
@@ -110,6 +111,12 @@ def log_eff(design: Design, theta: Array) -> Array:
     """log eff_C = log(A_dense / A_C) / b, f64[batch, schemes]."""
     amplitudes = np.log(theta[:, : design.schemes])
     return (amplitudes[:, :1] - amplitudes) / theta[:, -2:-1]
+
+
+def effs(design: Design, theta: Array) -> Array:
+    """eff_C as numbers to compute with: within LARGEST_EFF, so never 0 or infinite."""
+    most = np.log(LARGEST_EFF)
+    return np.exp(np.clip(log_eff(design, theta), -most, most))
 
 
 class Model(Protocol):

@@ -53,6 +53,10 @@ def _top_k_examples(rng):
     x[:, rng.integers(0, n, 900)] = np.nan
     x[:, rng.integers(0, n, 900)] = -np.inf
     yield (x, np.array([n - 500, 300], np.int32)), {}
+    some = np.where(rng.random((2, n)) < 0.4, np.nan, 0.0)
+    some[:, :300] = 1.5
+    for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):  # the last among zeros, among NaN
+        yield (some.astype(dtype), np.array([n // 4, n - n // 4], np.int32)), {}
     # The kernel's sample, which takes these positions, sees the largest values only.
     position = np.uint64(0x9E3779B97F4A7C15) * np.arange(8192, dtype=np.uint64)
     x[:, ((position >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)] = 1e6

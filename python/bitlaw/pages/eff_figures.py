@@ -42,7 +42,8 @@ def _of_schemes(view: View) -> Figure | None:
     """The measured multipliers of schemes of one kind, with their intervals."""
     found = {}
     for entry in view.fit.schemes:
-        if entry.eff is not None and entry.low is not None and (at := place(entry.scheme)):
+        measured = entry.low is not None and not entry.bound
+        if measured and (at := place(entry.scheme)):
             kind, x = at
             found.setdefault(kind, []).append((x, entry.eff, entry.low, entry.high))
     wanted = [("bits", ("weights", "both")), ("sparsity", ("sparsity",))]

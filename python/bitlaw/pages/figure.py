@@ -62,6 +62,13 @@ def plain(x: float) -> str:
     return f"{x:.3g}"
 
 
+def color(k: int) -> str:
+    """The k-th colour of a list: COLORS, then darker, then lighter ones; 36 that differ."""
+    shade, mix = ((0, 0.0), (0, 0.45), (255, 0.5))[k // len(COLORS) % 3]
+    parts = (int(COLORS[k % len(COLORS)][at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - mix) * part + mix * shade):02X}" for part in parts)
+
+
 @styled
 def svg(figure: Figure) -> bytes:
     """The figure as SVG; the same bytes for the same figure."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitlaw.laws import Fit
+from bitlaw.laws.law import Coefficient
+from bitlaw.laws.record import at_bound
 from bitlaw.pages import fit_figures, multipliers
 from bitlaw.pages import page as pages
 from bitlaw.pages.eff_figures import eff_curves
@@ -78,21 +80,23 @@ def _opening(fit: Fit) -> str:
 def coefficients(fit: Fit) -> Table:
     """Every coefficient: value, intervals, published value, unit, status."""
     references = [r for r in fit.references if r.params]
-    about = {c.name: c.about for c in View(fit).law.coefficients}
+    of = {c.name: c for c in View(fit).law.coefficients}
     profiles = {p.name: p for p in fit.profiles}
     rows = []
     for name, value in fit.params.items():
-        low, high = fit.intervals.get(name, (None, None))
+        status = fit.param_status.get(name, ("ok",))
+        bound, coefficient = at_bound(name, status), of.get(name.partition("[")[0])
+        low, high = inside(coefficient, *fit.intervals.get(name, (None, None)))
         profile = profiles.get(name)
         rows.append(
             (
                 name,
-                number(value),
+                "0, a bound" if bound == "0" else bound or number(value),
                 between(low, high),
                 between(profile.low, profile.high) if profile else NOTHING,
                 *(number(r.params.get(name)) for r in references),
-                "; ".join(fit.param_status.get(name, ("ok",))),
-                about.get(name.partition("[")[0], ""),
+                "; ".join(status),
+                coefficient.about if coefficient else "",
             )
         )
     objectives = tuple(number(r.objective) for r in references)
@@ -108,6 +112,17 @@ def coefficients(fit: Fit) -> Table:
 def number(value: float | None) -> str:
     """Five digits."""
     return NOTHING if value is None else f"{value:.5g}"
+
+
+def inside(
+    coefficient: Coefficient | None, low: float | None, high: float | None
+) -> tuple[float | None, float | None]:
+    """The interval; None for an end that is a bound of the coefficient's search, but for 0."""
+    if coefficient is None or low is None or high is None:
+        return low, high
+    within, place = 1 - 1e-9, coefficient.range
+    below, above = 0 < low * within <= place.low, high >= place.high * within
+    return None if below else low, None if above else high
 
 
 def between(low: float | None, high: float | None) -> str:

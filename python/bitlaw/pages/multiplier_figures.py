@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from bitlaw import laws
 from bitlaw.laws.diagnose import FLAT
 from bitlaw.laws.runs import ordered
-from bitlaw.pages.figure import COLORS, log_axis, panels, styled
+from bitlaw.pages.figure import color, log_axis, panels, styled
 from bitlaw.pages.view import View
 
 BUDGET_MARKERS = "osD^vPX*"
@@ -22,12 +22,12 @@ SOURCE_MARKERS = "DsX^vP*"
 def colors(schemes: Sequence[str]) -> dict[str, str]:
     """The colour of each scheme, the same in whatever order they come."""
     others = [name for name in ordered(schemes) if name != "dense"]
-    return {"dense": "black"} | {name: COLORS[k % len(COLORS)] for k, name in enumerate(others)}
+    return {"dense": "black"} | {name: color(k) for k, name in enumerate(others)}
 
 
 def identified(fit: laws.Fit) -> list[laws.SchemeFit]:
-    """The schemes with an eff, dense first, then from the best to the worst."""
-    return [entry for entry in fit.schemes if entry.eff is not None]
+    """The schemes with an eff that is no bound, dense first, then from the best to the worst."""
+    return [entry for entry in fit.schemes if entry.eff is not None and not entry.bound]
 
 
 @styled

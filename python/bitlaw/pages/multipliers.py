@@ -11,6 +11,8 @@ from bitlaw.laws.diagnose import HELD_EXPONENTS
 from bitlaw.laws.options import measured
 from bitlaw.laws.plan import interval
 from bitlaw.laws.published import Published
+from bitlaw.laws.record import at_bound
+from bitlaw.laws.solve import LARGEST_EFF
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages.page import Drawn, Table
 from bitlaw.pages.view import View
@@ -42,8 +44,8 @@ def table(fit: laws.Fit, bits: Bits = unknown_bits) -> list[tuple[str, ...]]:
     return [
         (
             entry.scheme,
-            _number(entry.eff, ".3f"),
-            NOTHING if entry.low is None else f"{entry.low:.3f} to {entry.high:.3f}",
+            entry.bound or _number(entry.eff, ".3f"),
+            _interval(entry),
             _number(entry.rank, "d"),
             _number(bits(entry.scheme), ".2f"),
             _published(laws.published.effective(entry.scheme), numbers),
@@ -53,6 +55,15 @@ def table(fit: laws.Fit, bits: Bits = unknown_bits) -> list[tuple[str, ...]]:
         )
         for entry in fit.schemes
     ]
+
+
+def _interval(entry: laws.SchemeFit) -> str:
+    """From low to high; an end that is a bound of the search is none."""
+    if entry.low is None:
+        return NOTHING
+    if entry.ends == (None, None):
+        return "unbounded"
+    return " to ".join("unbounded" if end is None else f"{end:.3f}" for end in entry.ends)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -85,10 +96,9 @@ def notes(view: View) -> list[str]:
     lines = [f"[{k}] {source}" for k, source in enumerate(_sources(fit), start=1)]
     lines.append(f"fit: {'; '.join(fit.status)}")
     if fit.params:
-        p = fit.params
         lines += [*_explained(fit), *_outside(fit)]
         lines.append(
-            f"b = {p['b']:.3f}, d = {p['d']:.3f}, e = {p['e']:.3f}; rms residual {fit.rms:.2%}; "
+            f"{', '.join(_coefficient(fit, name) for name in 'bde')}; rms residual {fit.rms:.2%}; "
             f"{fit.level:.0%} intervals by {fit.bootstrap}"
         )
     lines += [
@@ -102,6 +112,11 @@ def notes(view: View) -> list[str]:
             f"{len(fit.flagged)} runs have more weights in embeddings and head than in the blocks"
         )
     return [*lines, MEASUREMENTS]
+
+
+def _coefficient(fit: laws.Fit, name: str) -> str:
+    bound = at_bound(name, fit.param_status.get(name, ())) or ""
+    return f"{name} {bound}" if bound[:1] in "<>" and bound else f"{name} = {fit.params[name]:.3f}"
 
 
 def _explained(fit: laws.Fit) -> list[str]:
@@ -167,7 +182,8 @@ def headline(fit: laws.Fit, bits: Bits = unknown_bits) -> str:
         f"{fit.level:.0%} in 80% of repetitions, as a share of the smaller of the two: "
         "exp((z + z_power) s) - 1, where z s is the half-width of the interval of log eff; "
         f"{NOTHING} where that is above 1. It does not apply between two compressions. "
-        "bits/weight: what a weight takes in memory."
+        "bits/weight: what a weight takes in memory. > or <: the search ended on a bound, so the "
+        "runs hold eff on one side only; unbounded: the same of an end of the interval."
     )
     items = [f"[{k}] {source}" for k, source in enumerate(_sources(fit), start=1)]
     return (
@@ -275,11 +291,18 @@ def at_b(fit: laws.Fit) -> Table:
     """eff with b held at each of HELD_EXPONENTS, and the excess of chi-squared."""
     rows = [row for row in fit.eff_against_b if row.b in (*HELD_EXPONENTS, fit.params["b"])]
     lines = [
-        (entry.scheme, *(f"{row.effs[entry.scheme]:.3f}" for row in rows))
+        (entry.scheme, *(_within(row.effs[entry.scheme]) for row in rows))
         for entry in figures.identified(fit)[1:]
     ]
     lines.append(("excess of χ²", *(f"{row.excess:.1f}" for row in rows)))
     return Table("eff-at-b", ("scheme", *(f"{row.b:.3g}" for row in rows)), tuple(lines))
+
+
+def _within(eff: float) -> str:
+    most = LARGEST_EFF * (1 - 1e-9)
+    if eff >= most:
+        return f"> {LARGEST_EFF:g}"
+    return f"< {1 / LARGEST_EFF:g}" if eff * most <= 1 else f"{eff:.3f}"
 
 
 def _at_b(fit: laws.Fit) -> str:

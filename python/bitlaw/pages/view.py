@@ -17,7 +17,7 @@ from bitlaw.laws import Fit, forms, holdout
 from bitlaw.laws.diagnose import condition
 from bitlaw.laws.holdout import HoldOut
 from bitlaw.laws.runs import ordered
-from bitlaw.pages.figure import COLORS
+from bitlaw.pages import figure
 
 Array = NDArray[np.float64]
 
@@ -126,10 +126,10 @@ class View:
         return np.logical_and.reduce(match) if match else np.ones(len(self.loss), dtype=bool)
 
     def color(self, kind: tuple) -> str:
-        """Black for the base, one of COLORS for each other kind."""
+        """Black for the base, a colour of its own for each other kind."""
         if kind == self.base:
             return "black"
-        return COLORS[[k for k in self.kinds if k != self.base].index(kind) % len(COLORS)]
+        return figure.color([k for k in self.kinds if k != self.base].index(kind))
 
     def name(self, kind: tuple) -> str:
         """The kind in a legend."""

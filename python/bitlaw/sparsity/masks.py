@@ -59,7 +59,8 @@ def top_k_mask(x, keep) -> BitMask:
         mask = bitlaw.top_k_mask(w, w.size // 2)
         w = mask.apply(w)
 
-    Among equal magnitudes the lowest flat index is kept; NaN is pruned first.
+    Among equal magnitudes the lowest flat index is kept; NaN is pruned first. Under jit a sharded x
+    is gathered; in shard_map `global_masks` of x alone, with axis_name, gathers nothing.
 
     Args:
         x: f32, bf16 or f16 array of any shape, numpy or JAX.

@@ -25,7 +25,7 @@ from bitlaw.sparsity.selection import (
     scores_of,
 )
 from bitlaw.sparsity.targets import Distribution
-from bitlaw.sparsity.updates import PrunedState, Rule, masked_update
+from bitlaw.sparsity.updates import PrunedState, Rule, masked_update, none_regrown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _regrowing(
         steps = padded(np.where(steps == 0, -1, steps), edge=False)
         steps, keep = jax.tree.map(jnp.asarray, (steps, jax.tree.map(survivors, active)))
         count = jnp.zeros((), jnp.int32)
-        return PrunedState(count, steps, keep, masks, tx.init(params), key, Rule(name))
+        regrown, inner = none_regrown(masks, moments), tx.init(params)
+        return PrunedState(count, steps, keep, masks, inner, key, Rule(name), regrown=regrown)
 
     def update(updates: Any, state: PrunedState, params: Any = None, **extra: Any):
         return masked_update(

@@ -59,6 +59,8 @@ class PrunedState(NamedTuple):
         dense: one array per pruned leaf, the dense weights behind the masks, for `ste` and its kin;
             else None.
         scale: one f32[] per pruned leaf, the frozen scale of `s_ste`; else None.
+        regrown: one BitMask per pruned leaf, the weights that the last update brought back, whose
+            moments the next step begins by zeroing; None unless moments="reset_regrown".
     """
 
     count: Any
@@ -70,6 +72,7 @@ class PrunedState(NamedTuple):
     rule: Rule
     dense: Any = None
     scale: Any = None
+    regrown: Any = None
 
 
 def pruned(
@@ -96,6 +99,11 @@ def pruned(
         tx = sparsity.pruned(optax.adamw(1e-3), Cubic(0.75, begin=250, end=750, every=10))
         tx = sparsity.pruned(tx, Cubic(0.5, 250, 750), pattern=sparsity.NM(2, 4))
 
+    Under jit, unstructured masks of leaves that are sharded gather the scores at every update of
+    the masks, in both scopes: whole copies, with scope "layer" one leaf's after the other. Between
+    updates nothing is gathered. What never gathers is `global_masks` with axis_name, in shard_map;
+    of one leaf it is that leaf's mask.
+
     Args:
         tx: any optax transformation whose updates are added to the parameters.
         schedule: when to prune and how far.
@@ -107,7 +115,7 @@ def pruned(
         scores: "magnitude", "saliency" (|w g|), "random", or a function (weights, gradients) ->
             scores.
         moments: of `tx` for pruned weights: "keep" leaves them alone, "mask" zeroes them at every
-            step, "reset_regrown" zeroes those of a weight that comes back.
+            step, "reset_regrown" those of a weight that comes back, before its first step.
         grads: "dense" hands `tx` the whole gradient, "masked" that of the kept weights.
         seed: of random scores.
     """
@@ -130,7 +138,9 @@ def pruned(
         if schedule.is_update(0):
             masks = refreshed(masks, at_update(keep, 0), params, None, key)
         rule = Rule(f"pruned {pattern} {scope}")
-        return PrunedState(jnp.zeros((), jnp.int32), steps, keep, masks, tx.init(params), key, rule)
+        count, regrown = jnp.zeros((), jnp.int32), none_regrown(masks, moments)
+        inner = tx.init(params)
+        return PrunedState(count, steps, keep, masks, inner, key, rule, regrown=regrown)
 
     def update(updates, state, params=None, **extra):
         return masked_update(
@@ -167,20 +177,26 @@ def masked_update(
         keep = lambda m, g: jnp.where(m.to_bool(), g, jnp.zeros_like(g))
         updates = over_masks(keep, state.masks, updates, last=True)
     run = optax.with_extra_args_support(tx).update
+    before = state.inner
+    if moments == "reset_regrown":
+        # Not in the step that regrew them: all updates would be alive at once beside the moments.
+        zeroed = lambda m, x: jnp.where(m.to_bool(), jnp.zeros_like(x), x)
+        was_due = (state.steps == state.count).any()
+        before = when(was_due, lambda x: on_moments(zeroed, x, state.regrown), before)
     count = state.count + 1
     due = state.steps == count
     key = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(state.key), count))
 
     def refresh(masks):
         # Computed here and again below: handed in, it would be written to memory at every step.
-        change, _ = run(updates, state.inner, params, **extra)
+        change, _ = run(updates, before, params, **extra)
         new = jax.tree.map(lambda p, u: p + u, params, change)
         counts = at_update(state.keep, jnp.argmax(due))
         new = refreshed(masks, counts, new, gradients, key)
         return new, _combined(jnp.bitwise_and, new, masks)
 
     masks, kept = when(due.any(), lambda now: refresh(now[0]), (state.masks, state.masks))
-    updates, inner = run(_after(masks, updates), state.inner, params, **extra)
+    updates, inner = run(_after(masks, updates), before, params, **extra)
 
     def masked(m, p, u):
         # The sum p + u is what the caller forms: -p makes it exactly zero. What regrows is zero
@@ -191,22 +207,17 @@ def masked_update(
     if moments == "mask":
         zeroed = lambda m, x: jnp.where(m.to_bool(), x, jnp.zeros_like(x))
         inner = on_moments(zeroed, inner, masks)
-    elif moments == "reset_regrown":
-        zeroed = lambda m, x: jnp.where(m.to_bool(), jnp.zeros_like(x), x)
-        regrown = lambda: _combined(_without, masks, kept)
-
-        def reset(now):
-            # Updates that the loop seems to change are computed before it, from moments that it
-            # then changes in place: see `_after`.
-            seen = lambda u: jnp.where(due.any(), u, jnp.zeros_like(u))
-            return jax.tree.map(seen, now[0]), on_moments(zeroed, now[1], regrown())
-
-        updates, inner = when(due.any(), reset, (updates, inner))
-    return updates, state._replace(count=count, masks=masks, inner=inner)
+    regrown = state.regrown
+    if moments == "reset_regrown":
+        regrown = _combined(lambda one, other: one & ~other, masks, kept)
+    return updates, state._replace(count=count, masks=masks, inner=inner, regrown=regrown)
 
 
-def _without(one, other):
-    return one & ~other
+def none_regrown(masks, moments: str):
+    """The `regrown` of a new state."""
+    if moments != "reset_regrown":
+        return None
+    return over_masks(lambda m: BitMask(jnp.zeros_like(m.bits), m.shape), masks)
 
 
 def _combined(function: Callable, masks, others):

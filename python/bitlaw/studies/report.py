@@ -118,7 +118,7 @@ def per_nonzero(fit: laws.Fit) -> list[str]:
             sparsity = Scheme.parse(entry.scheme).sparsity
         except ValueError:  # a table of runs may name any scheme
             continue
-        if sparsity and entry.eff is not None:
+        if sparsity and entry.eff is not None and not entry.bound:
             found.append(f"{entry.scheme}: {entry.eff / (1 - sparsity):.3f}")
     where = "eff counts all weights; per non-zero weight, as in arXiv:2309.08520"
     return [f"{where}: {', '.join(found)}"] if found else []
