@@ -195,6 +195,14 @@ def test_bad_arguments_are_refused_by_name():
         list(packing.Stream(8).pack([3]))
     with pytest.raises(ValueError, match=r"must be int32\[n\], got float32\[n\] at 1"):
         list(packing.Stream(8).pack([np.ones(2, np.int32), np.ones(2, np.float32)]))
+    with pytest.raises(ValueError, match=r"sequences must have tokens, got \['x'\]"):
+        list(packing.Stream(8).pack([{"x": [1]}]))
+    with pytest.raises(ValueError, match="sequences must be an iterable of arrays, got int"):
+        packing.Stream(8).pack(3)
+    with pytest.raises(ValueError, match=r"bins must be below 2\^24"):
+        packing.Stream(8, 2**24)
+    with pytest.raises(ValueError, match=r"state must have state, open, .* got \[\]"):
+        packing.Stream(8).load_state_dict({})
     packed = packing.Stream(8, 1).pack(documents([5, 5, 5]))
     next(packed)
     other = packing.Stream(8, 1).pack([])
