@@ -16,7 +16,7 @@
 namespace bitlaw {
 
 // Bytes of rows from which on they are written past the caches.
-inline constexpr int64_t kPastCaches = int64_t{1} << 25;
+inline constexpr int64_t kPastCaches = int64_t{1} << 24;
 
 struct FillAttrs {
   int64_t rows, capacity, max_segments;

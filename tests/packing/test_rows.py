@@ -189,11 +189,11 @@ def test_documents_other_than_the_planned_are_refused(documents, message):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ((d for d in [[1, 2, 3]]), "tokens must be an array [n, ...] or a list of them, got gen"),
-        (np.array([1, 2, None]), "or a list of them, got object[3]"),
-        ([[1, [2], 3]], "or a list of them, got list"),
-        (None, "or a list of them, got None"),
-        (np.array(3), "or a list of them: parts must be arrays, got a scalar at 0"),
+        ((d for d in [[1, 2, 3]]), "tokens must be arrays [n, ...] of one kind: got generator"),
+        (np.array([1, 2, None]), "tokens must be arrays [n, ...] of one kind: got object[3]"),
+        ([[1, [2], 3]], "tokens must be arrays [n, ...] of one kind: setting an array element"),
+        (None, "tokens must be arrays [n, ...] of one kind: got None"),
+        (np.array(3), "of one kind: parts must be arrays, got a scalar at 0"),
     ],
 )
 def test_what_is_no_array_is_refused_by_name(tokens, message):

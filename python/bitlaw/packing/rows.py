@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bitlaw.ops import pack
-from bitlaw.packing.plan import Plan, as_array, kind_of
+from bitlaw.packing.plan import Plan, kind_of
 
 
 def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[str, np.ndarray]:
@@ -70,15 +70,22 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
 
 def _parts(name: str, given) -> tuple[list[np.ndarray], np.ndarray]:
     """What is given as a list of arrays, of one where it is an array, and their lengths."""
-    expected = "an array [n, ...] or a list of them"
-    parts = [given]
-    if isinstance(given, list | tuple) and given and not np.isscalar(given[0]):
-        parts = given
-    parts = [as_array(name, expected, part) for part in parts]
+    if isinstance(given, list | tuple) and given:
+        first = given[0]
+        if not np.isscalar(first) and getattr(first, "ndim", 1):
+            return arrays(name, given)
+    return arrays(name, [given])
+
+
+def arrays(name: str, given: Sequence) -> tuple[list[np.ndarray], np.ndarray]:
+    """Arrays [n, ...] of one kind, and their lengths; an error that names them if they are not."""
     try:
+        parts = [*map(np.asarray, given)]
+        if parts and parts[0].dtype.hasobject:
+            raise ValueError(f"got {kind_of(given[0])}")
         return parts, pack.part_lengths(parts)
     except ValueError as error:
-        raise ValueError(f"{name} must be {expected}: {error}") from None
+        raise ValueError(f"{name} must be arrays [n, ...] of one kind: {error}") from None
 
 
 def fill(plan, parts: list, part, source, *, loss: list = (), name: str) -> dict[str, np.ndarray]:

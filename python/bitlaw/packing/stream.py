@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bitlaw.ops import pack
 from bitlaw.ops.stream import fit_stream, no_rows
-from bitlaw.packing.plan import Plan, Portion, as_array, kind_of, pieces_of, positive
-from bitlaw.packing.rows import fill
+from bitlaw.packing.plan import Plan, Portion, kind_of, pieces_of, positive
+from bitlaw.packing.rows import arrays, fill
 
 
 class Stream:
@@ -108,7 +107,7 @@ class Stream:
     def _take(self, closed: np.ndarray) -> Plan:
         """Takes the pieces of these rows out, the rows numbered in the order given."""
         order = np.argsort(closed, kind="stable")
-        at = np.searchsorted(closed, self._open[3], sorter=order)
+        at = np.searchsorted(closed[order], self._open[3])
         nth = np.append(order, -1)[at]
         done = np.append(closed, -1)[nth] == self._open[3]
         taken, self._open = self._open[:, done], self._open[:, ~done]
@@ -148,7 +147,7 @@ class Stream:
         self._open = np.array(state["open"], np.int64).reshape(5, -1)
 
 
-_TOGETHER = 1 << 20  # tokens of the rows that are filled at a time
+_TOGETHER = 1 << 22  # the most tokens of the rows that are filled at a time
 _SETTINGS = ("capacity", "max_segments", "align", "overflow")
 _COUNTS = ("sequences", "dropped", "truncated", "split", "_tokens", "_rows")
 
@@ -253,15 +252,12 @@ class PackedIterator(Iterator):
             for c in chunk:
                 _needs("sequences", c, (self._name,))
             chunk = [c[self._name] for c in chunk]
-        if {*map(type, chunk)} != {np.ndarray}:
-            chunk = [as_array("sequences", "arrays [n, ...]", c) for c in chunk]
-        try:
-            lengths = pack.part_lengths(self._parts[:1] + chunk)[len(self._parts[:1]) :]
-        except ValueError as error:
-            raise ValueError(f"sequences must be alike: {error}") from None
-        if not self._parts:
-            self._parts, self._begins = [chunk[0][:0].copy()], np.array([-1])
-        parts = self._parts + chunk
+        kind = self._parts[:1]
+        parts, lengths = arrays("sequences", kind + chunk)
+        parts, lengths = parts[len(kind) :], lengths[len(kind) :]
+        if not kind:
+            self._parts, self._begins = [parts[0][:0].copy()], np.array([-1])
+        parts = self._parts + parts
         begins = np.append(self._begins, np.cumsum(lengths) - lengths + stream._tokens)
         plan = stream._place(pieces_of(lengths, stream.capacity, stream.overflow))
         still = np.append(0, np.unique(_part(begins, stream._open[1])))
@@ -269,7 +265,7 @@ class PackedIterator(Iterator):
         return self._filled(plan, parts, begins)
 
     def _filled(self, plan: Plan, parts, begins) -> Iterator[Iterable[dict[str, np.ndarray]]]:
-        """The rows, some at a time: what is written of them should stay in a cache."""
+        """The rows, of a chunk at once unless they take much memory."""
         part, step = _part(begins, plan.source), max(1, _TOGETHER // plan.capacity)
         source = plan.source - begins[part]
         # Without a name, arrays that are given are gone, their memory free, before the next fill.
