@@ -214,13 +214,13 @@ def test_features_and_rows_that_are_missing_are_named():
         packing.shift({"x": np.ones(3)}, name="targets")
 
 
-@pytest.mark.parametrize("width", [1, 3, 4, 8])
+@pytest.mark.parametrize("width", [1, 3, 4])
 def test_rows_larger_than_the_caches_equal_their_definition(width):
     rng, capacity = np.random.default_rng(width), 1999  # rows begin anywhere in a cache line
-    length = rng.integers(1, capacity // 3, 2**25 // (width + 9) // 300)
+    length = rng.integers(1, capacity // 3, 2**26 // (width + 9) // 300)
     tokens = rng.integers(0, 256, (int(length.sum()), width)).astype(np.uint8)
     plan = packing.plan(length, capacity)
-    assert plan.rows * capacity * (width + 9) > 2**25  # kPastCaches of core/fill.hpp
+    assert plan.rows * capacity * (width + 9) > 2**26  # kPastCaches of core/fill.hpp
     rows = packing.materialize(plan, tokens)
     most = rows["tokens_cu_seqlens"].shape[1] - 1
     part = np.zeros_like(plan.sequence)

@@ -110,7 +110,7 @@ class Stream:
         at = np.searchsorted(closed[order], self._open[3])
         nth = np.append(order, -1)[at]
         done = np.append(closed, -1)[nth] == self._open[3]
-        taken, self._open = self._open[:, done], self._open[:, ~done]
+        taken, self._open = self._open.compress(done, 1), self._open.compress(~done, 1)
         sequence, source, length, _, start = taken
         return Plan(
             self.capacity,
