@@ -4,9 +4,10 @@
     python -m bench.packing plan stream    the cases whose name contains one of these
     python -m bench.packing --save         append the rows to bench/results/packing.jsonl
 
-Times are the fastest of a few calls. "cpu" is the processor time of all threads: neighbours on a
-shared machine disturb it less than the clock on the wall. Goals of speed are met by the clock where
-threads help (rows), by the processor where only one works (plans) or fewer would do (dispatch).
+Times are the fastest of a few calls, by two clocks: "wall", which a user waits by, and "cpu", the
+processor time of all threads together, which two threads do not shorten and neighbours on a shared
+machine disturb less. Every goal of speed is judged by both: `missed` maps a goal to the clocks by
+which it was missed (for a goal of fill, which no clock measures, to none).
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ def faster(ours: dict, theirs: dict, ours_items: int = 1, theirs_items: int = 1)
     return {key: round(theirs[key] / theirs_items / (ours[key] / ours_items), 2) for key in ours}
 
 
+def missed(goal: str, by_clock: dict, reached: Callable[[float], bool]) -> dict[str, list[str]]:
+    """{goal: the clocks by which it was not reached}; nothing where it was by all."""
+    clocks = [clock for clock, x in by_clock.items() if not reached(x)]
+    return {goal: clocks} if clocks else {}
+
+
 def row(name: str, seconds: dict, **more) -> Row:
     return {"case": name, "ms": {k: round(1e3 * s, 3) for k, s in seconds.items()}, **more}
 
@@ -78,9 +85,9 @@ def plans() -> Iterator[Row]:
             seconds, plan = timed(functools.partial(packing.plan, of, capacity, **options))
             more = {"fill": round(plan.fill, 5)}
             if algorithm.endswith("decreasing"):
-                more["missed"] = _missed(seconds["cpu"] < 0.25, "0.25 s") | _missed(
-                    plan.fill >= 0.997, "fill 0.997"
-                )
+                more["missed"] = missed("0.25 s", seconds, lambda s: s < 0.25)
+                if plan.fill < 0.997:
+                    more["missed"]["fill 99.7%"] = []
             yield row(f"plan {kind} 1M {algorithm}", seconds, **more)
 
 
@@ -127,13 +134,14 @@ def numba_plans() -> Iterator[Row]:
     theirs()
     other, rows = timed(theirs, 2)
     seconds, plan = timed(lambda: packing.plan(of, capacity))
+    ratio = faster(seconds, other)
     yield row(
         "plan lognormal 200k first_fit_decreasing against numba",
         seconds,
         fill=round(plan.fill, 5),
-        times_faster_than={"numba": faster(seconds, other)},
+        times_faster_than={"numba": ratio},
         fill_of={"numba": round(of.sum() / rows / capacity, 5)},
-        missed=_missed(other["cpu"] >= 4 * seconds["cpu"], "4x numba"),
+        missed=missed("4x numba", ratio, lambda x: x >= 4),
     )
 
 
@@ -156,20 +164,29 @@ def trl_plans() -> Iterator[Row]:
     other, packed = timed(lambda: pack_dataset(table, capacity, "bfd", map_kwargs=options), 2)
     tokens = np.concatenate(sequences)
     fill_of = {"trl bfd": round(of.sum() / len(packed) / capacity, 5)}
+
+    def joined(make):
+        plan = make()
+        order = np.lexsort((plan.start, plan.row))
+        parts = [sequences[i] for i in plan.sequence[order].tolist()]
+        return np.concatenate(parts), plan.length[order], np.bincount(plan.row)
+
     for algorithm in ("first_fit_decreasing", "best_fit_decreasing"):
         make = functools.partial(packing.plan, of, capacity, algorithm=algorithm)
         for what, call in [
             ("plan", make),
+            ("plan and tokens end to end", functools.partial(joined, make)),
             ("plan and rows", lambda make=make: packing.materialize(make(), tokens)),
         ]:
             seconds, _ = timed(call, 7)
+            ratio = faster(seconds, other)
             yield row(
                 f"{what} of 50k documents {algorithm}",
                 seconds,
                 fill=round(make().fill, 5),
-                times_faster_than={"trl bfd": faster(seconds, other)},
+                times_faster_than={"trl bfd": ratio},
                 fill_of=fill_of,
-                missed=_missed(other["wall"] >= 20 * seconds["wall"], "20x trl"),
+                missed=missed("20x trl bfd", ratio, lambda x: x >= 20),
             )
 
 
@@ -189,9 +206,10 @@ def streams() -> Iterator[Row]:
             more.setdefault("times_faster_than", {})[name] = ratio
             more.setdefault("fill_of", {})[name] = round(other_fill, 4)
             if bins == 64:
-                more["missed"] = more.get("missed", {}) | _missed(
-                    ratio["wall"] >= 50, f"50x {name}"
-                )
+                failed = more.setdefault("missed", {})
+                failed |= missed(f"50x {name}", ratio, lambda x: x >= 50)
+                if fill < other_fill:
+                    failed[f"fill of {name}"] = []
         yield row(f"stream of 40k documents {bins} bins", seconds, **more)
 
 
@@ -235,7 +253,7 @@ def rows_of_plan() -> Iterator[Row]:
         f"materialize 100k documents into {size / 1e6:.0f} MB",
         seconds,
         over_copy=over,
-        missed=_missed(over["wall"] <= 1.5, "1.5x a copy"),
+        missed=missed("1.5 of a copy", over, lambda x: x <= 1.5),
     )
 
 
@@ -274,12 +292,12 @@ def dispatches() -> Iterator[Row]:
         seconds, _ = timed(call, 9)
         left_out = "np.argsort" if name == "gate" else "np.argsort of gates and of experts"
         ratios = {r: faster(seconds, other) for r, other in others.items() if r != left_out}
-        missed = {}
-        for rival in ratios:
+        failed = {}
+        for rival, ratio in ratios.items():
             goal = rivals[rival][1]
-            missed |= _missed(ratios[rival]["cpu"] >= goal, f"{goal}x {rival}")
+            failed |= missed(f"{goal}x {rival}", ratio, lambda x, goal=goal: x >= goal)
         yield row(
-            f"dispatch 1M x top-2 x 64 {name}", seconds, times_faster_than=ratios, missed=missed
+            f"dispatch 1M x top-2 x 64 {name}", seconds, times_faster_than=ratios, missed=failed
         )
 
 
@@ -287,10 +305,6 @@ def _jitted(function: Callable, *arrays) -> Callable:
     run = jax.jit(function)
     jax.block_until_ready(run(*arrays))
     return lambda: jax.block_until_ready(run(*arrays))
-
-
-def _missed(reached: bool, goal: str) -> dict[str, bool]:
-    return {} if reached else {goal: True}
 
 
 GROUPS = {

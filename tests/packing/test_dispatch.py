@@ -151,7 +151,9 @@ def test_slots_per_expert():
     for arguments, message in [
         ((64, 2, 8, 0.0), "factor must be positive and finite, got 0.0"),
         ((64, 2, 8, np.nan), "factor must be positive and finite, got nan"),
-        ((64, 0, 8, 1.0), "k must be at least 1, got 0"),
+        ((64, 0, 8, 1.0), "k must be an integer of at least 1, got 0"),
+        (("64", 2, 8, 1.0), "tokens must be an integer of at least 0, got '64'"),
+        ((64, 2, 8, "1"), "factor must be positive and finite, got '1'"),
     ]:
         with pytest.raises(ValueError, match=message):
             dispatch.capacity(*arguments)
@@ -166,16 +168,22 @@ GATE = np.ones((2, 1), np.float32)
         ([[0], [1]], GATE, {"capacity": 0}, "capacity must be at least 1 slot per expert, got 0"),
         ([[0], [1]], GATE, {"experts": 0}, "experts must be at least 1, got 0"),
         ([[0], [1]], GATE, {"priority": "last"}, "priority must be token, choice or gate"),
-        ([[0], [1]], GATE[:1], {}, "gate must be f32"),
+        ([[0], [1]], GATE, {"experts": 2.5}, "experts must be an integer, got 2.5"),
+        ([[0], [1]], GATE[:1], {}, "gate must be [2, 1], got [1, 1]"),
+        ([[0], [1]], GATE * 1j, {}, "gate must be numbers, got complex"),
+        ([[0], [1]], None, {}, "gate must be an array, got None"),
         ([0, 1], GATE, {}, "expert must be i32[tokens, k], got"),
-        ([[0.5], [1]], GATE, {}, "expert must be i32[tokens, k], got float32[2, 1]"),
+        ([[0], [1, 1]], GATE, {}, "expert must be i32[tokens, k], got list"),
+        ([[0.5], [1]], GATE, {}, "expert must be i32[tokens, k], got float64[2, 1]"),
+        ([[0], [2]], GATE, {}, "expert must be in [-1, 2), got 0 to 2"),
+        ([[0], [2**32]], GATE, {}, "expert must be in [-1, 2), got 0 to 4294967296"),
         (np.zeros((2, 0), int), GATE[:, :0], {}, "at least one choice per token"),
         ([[0], [1]], GATE, {"capacity": 2**30}, "must be below 2^31"),
     ],
 )
 def test_bad_dispatch_is_refused_by_name(expert, gate, options, message):
     with pytest.raises(ValueError) as error:
-        dispatch.plan(np.asarray(expert), gate, **({"experts": 2, "capacity": 1} | options))
+        dispatch.plan(expert, gate, **({"experts": 2, "capacity": 1} | options))
     assert message in str(error.value)
 
 
@@ -186,14 +194,18 @@ def test_an_expert_that_does_not_exist_is_an_error_through_every_door():
         OPS["dispatch_sort"](expert, experts=2)
     with pytest.raises(ValueError, match=message):
         OPS["dispatch_sort"].definition(expert, experts=2)
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
-        jax.block_until_ready(dispatch.dropless(expert[0], experts=2))
+    with pytest.raises(ValueError, match=message):
+        dispatch.dropless(expert[0], experts=2)
+    for wrong in jnp.asarray(expert[0]), jnp.array([[0], [2**32 - 1]], jnp.uint32):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+            jax.block_until_ready(dispatch.dropless(wrong, experts=2))
 
 
 def test_gather_and_combine_refuse_other_shapes():
     plan = dispatch.plan(np.array([[0], [1]]), GATE, experts=2, capacity=1)
     for call, message in [
         (lambda: dispatch.gather(jnp.ones((3, 4)), plan), r"x must be \[2, d\], got \[3, 4\]"),
+        (lambda: dispatch.gather(jnp.ones((2, 4)), (1, 2)), "plan must be a Dispatch, got tuple"),
         (lambda: dispatch.combine(jnp.ones((2, 4)), GATE, plan), r"y must be \[2, 1\] x d"),
         (lambda: dispatch.combine(jnp.ones((2, 1, 4)), GATE[:1], plan), r"gate must be \[2, 1\]"),
     ]:

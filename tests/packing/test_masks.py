@@ -35,6 +35,8 @@ def test_block_ranges_are_the_tightest_around_the_mask(causal, block):
 
 
 def test_a_block_must_divide_the_row():
+    with pytest.raises(ValueError, match=r"segment_ids must be i32\[\.\.\., L\], got float32\[4\]"):
+        packing.block_ranges(np.ones(4, np.float32), 2)
     with pytest.raises(ValueError, match="block must divide axis 1 of segment_ids, got 3 and"):
         packing.block_ranges(jnp.ones((2, 8), jnp.int32), 3)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitlaw import packing
+from bitlaw.ops import pack
 
 
 def unpack(rows):
@@ -71,12 +72,24 @@ def test_no_target_is_padding_or_belongs_to_another_document():
         (([1.5], 8), "lengths must be integers [n], got float64[1]"),
         (([3], 0), "capacity must be at least 1, got 0"),
         (([3], 8.5), "capacity must be an integer, got 8.5"),
+        (((n for n in [3]), 8), "lengths must be integers [n], got generator"),
+        (([[1, 2], [3]], 8), "lengths must be integers [n], got list"),
+        (([2**61, 2**61], 8, "drop"), "lengths must sum to less than 2^62, got 4.61e+18"),
+        (([2**40], 8, "split"), "must make fewer than 2^31 pieces, got 137438953472"),
     ],
 )
 def test_bad_lengths_are_refused_by_name(arguments, message):
+    lengths, capacity, *overflow = arguments
     with pytest.raises(ValueError) as error:
-        packing.plan(*arguments)
+        packing.plan(lengths, capacity, overflow=overflow[0] if overflow else "error")
     assert message in str(error.value)
+
+
+def test_a_seed_and_ranks_are_checked():
+    with pytest.raises(ValueError, match=r"seed must be a non-negative .* None, got 1\.5"):
+        packing.plan([3], 8, seed=1.5)
+    with pytest.raises(ValueError, match=r"ranks must be below 2\^24, got 16777216"):
+        packing.plan([3], 8, ranks=2**24)
 
 
 def test_tokens_must_be_as_many_as_planned():
@@ -171,6 +184,52 @@ def test_documents_other_than_the_planned_are_refused(documents, message):
     assert message in str(error.value)
     with pytest.raises(ValueError, match="an array of each sequence, got 2 arrays"):
         packing.materialize(packing.plan([3, 1, 1], 8), [np.arange(3), np.arange(2)])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ((d for d in [[1, 2, 3]]), "tokens must be arrays [n, ...] of one kind: got generator"),
+        (np.array([1, 2, None]), "tokens must be arrays [n, ...] of one kind: got object[3]"),
+        ([[1, [2], 3]], "tokens must be arrays [n, ...] of one kind: setting an array element"),
+        (None, "tokens must be arrays [n, ...] of one kind: got None"),
+        (np.array(3), "of one kind: parts must be arrays, got a scalar at 0"),
+    ],
+)
+def test_what_is_no_array_is_refused_by_name(tokens, message):
+    with pytest.raises(ValueError) as error:
+        packing.materialize(packing.plan([3], 8), tokens)
+    assert message in str(error.value)
+
+
+def test_features_and_rows_that_are_missing_are_named():
+    plans = packing.plan({"a": [1], "b": [1]}, {"a": 4, "b": 4})
+    with pytest.raises(ValueError, match=r"tokens must have \['b'\], got \['a'\]"):
+        packing.materialize(plans, {"a": [[1]]})
+    with pytest.raises(ValueError, match="tokens must map features, as the plan does, got list"):
+        packing.materialize(plans, [[1]])
+    with pytest.raises(ValueError, match=r"plan must be a packing\.Plan .*, got list"):
+        packing.materialize([3], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"rows must have an array targets, got \['x'\]"):
+        packing.shift({"x": np.ones(3)}, name="targets")
+
+
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_rows_larger_than_the_caches_equal_their_definition(width):
+    rng, capacity = np.random.default_rng(width), 1999  # rows begin anywhere in a cache line
+    length = rng.integers(1, capacity // 3, 2**26 // (width + 9) // 300)
+    tokens = rng.integers(0, 256, (int(length.sum()), width)).astype(np.uint8)
+    plan = packing.plan(length, capacity)
+    assert plan.rows * capacity * (width + 9) > 2**26  # kPastCaches of core/fill.hpp
+    rows = packing.materialize(plan, tokens)
+    most = rows["tokens_cu_seqlens"].shape[1] - 1
+    part = np.zeros_like(plan.sequence)
+    want = pack.fill_rows.definition(
+        [tokens], [], part, plan.source, plan.length, plan.row, plan.start,
+        rows=plan.rows, capacity=capacity, max_segments=most,
+    )  # fmt: skip
+    for got, array in zip(rows.values(), want, strict=True):
+        np.testing.assert_array_equal(got.reshape(array.shape), array)
 
 
 def test_a_loss_mask_must_fit_the_tokens():

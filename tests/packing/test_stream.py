@@ -55,14 +55,14 @@ def test_no_document_is_lost_or_doubled(lengths, bins, max_segments, align):
         assert not lengths
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(DOCUMENTS, st.integers(1, 30), st.integers(1, 30))
 def test_portions_change_no_row(lengths, one, other):
     rows = [list(packing.Stream(20, 3).pack(documents(lengths), chunk=n)) for n in (one, other)]
     same(*rows)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(DOCUMENTS, st.integers(0, 40), st.integers(1, 9))
 def test_a_resumed_iterator_gives_the_rows_that_were_left(lengths, taken, chunk):
     whole = list(packing.Stream(20, 3).pack(documents(lengths), chunk=chunk))
@@ -191,10 +191,20 @@ def test_bad_arguments_are_refused_by_name():
         packing.Stream(16).load_state_dict(packing.Stream(8).state_dict())
     with pytest.raises(ValueError, match="bins must be those of the state, 4, got 8"):
         packing.Stream(8, 8).load_state_dict(packing.Stream(8, 4).state_dict())
-    with pytest.raises(ValueError, match=r"sequences must be alike: .* got a scalar at 0"):
+    with pytest.raises(ValueError, match=r"sequences must be arrays \[n, .* got a scalar at 0"):
         list(packing.Stream(8).pack([3]))
     with pytest.raises(ValueError, match=r"must be int32\[n\], got float32\[n\] at 1"):
         list(packing.Stream(8).pack([np.ones(2, np.int32), np.ones(2, np.float32)]))
+    with pytest.raises(ValueError, match=r"sequences must have tokens, got \['x'\]"):
+        list(packing.Stream(8).pack([{"x": [1]}]))
+    with pytest.raises(ValueError, match=r"sequences must be arrays \[n, .* got object\[2\]"):
+        list(packing.Stream(8).pack([np.array([1, None])]))
+    with pytest.raises(ValueError, match="sequences must be an iterable of arrays, got int"):
+        packing.Stream(8).pack(3)
+    with pytest.raises(ValueError, match=r"bins must be below 2\^24"):
+        packing.Stream(8, 2**24)
+    with pytest.raises(ValueError, match=r"state must have state, open, .* got \[\]"):
+        packing.Stream(8).load_state_dict({})
     packed = packing.Stream(8, 1).pack(documents([5, 5, 5]))
     next(packed)
     other = packing.Stream(8, 1).pack([])

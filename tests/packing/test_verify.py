@@ -87,6 +87,10 @@ def test_missing_and_misshapen_arrays_are_named():
         packing.verify(rows | {"tokens_positions": rows["tokens_positions"][:, 1:]})
     batch = packing.shift(rows)
     del batch["weights"]
+    with pytest.raises(ValueError, match=r"tokens_positions must be integers .*, got float64"):
+        packing.verify(rows | {"tokens_positions": rows["tokens_positions"] * 1.0})
+    with pytest.raises(ValueError, match="batch must be a mapping of arrays, got list"):
+        packing.verify([rows])
     with pytest.raises(ValueError, match="batch must have weights"):
         packing.verify(batch)
 

@@ -76,3 +76,14 @@ def test_smoke_trains_fits_and_writes_a_page(tmp_path, capsys):
     assert all(r["n_dense"] == r["n_active"] for r in rows)
     assert "N effective" in out and "top1/capacity1.25" in out
     assert "What experts are worth" in (tmp_path / "report.html").read_text()
+
+
+def test_a_lowest_loss_inside_the_range_is_said():
+    def row(experts, n, loss):
+        return {"experts": experts, "n_dense": n, "loss": loss, "seed": 0, "status": "ok"}
+
+    rows = [row("", 10, 2.0), row("2/top1", 10, 1.9), row("4/top1", 10, 1.95)]
+    rows += [row("2/top1", 20, 1.8), row("4/top1", 20, 1.7), row("4/hash", 10, 1.5)]
+    assert experts_page.lowest(rows) == {"hash": [4], "top1": [2, 4]}
+    assert any("hash: 4; top1: 2, 4." in line for line in experts_page.notes(rows))
+    assert not any("lowest loss" in line for line in experts_page.notes(rows[-2:]))

@@ -96,10 +96,10 @@ def _taken(order, place):
     return xp.take_along_axis(padded, xp.where(place < 0, order.shape[1], place), axis=-1)
 
 
-def _check_range(expert, experts):
+def check_range(expert, experts):
     """An expert that does not exist is an error where values can be seen: under numpy."""
     if isinstance(expert, np.ndarray) and ((expert < -1) | (expert >= experts)).any():
-        raise ValueError(f"expert must be in [-1, {experts}), got {expert.min()}, {expert.max()}")
+        raise ValueError(f"expert must be in [-1, {experts}), got {expert.min()} to {expert.max()}")
 
 
 @op(out=_plan_out, examples=_plan_examples)
@@ -130,7 +130,7 @@ def dispatch_plan(expert, gate, *, experts: int, capacity: int, priority: str):
         source: i32[items, experts * capacity]
         count: i32[items, experts], what each expert was assigned, before the cut at capacity
     """
-    _check_range(expert, experts)
+    check_range(expert, experts)
     xp = expert.__array_namespace__()
     items, tokens, k = expert.shape
     # at[m] is the assignment that comes m-th.
@@ -192,7 +192,7 @@ def dispatch_sort(expert, *, experts: int):
         source: i32[items, tokens * k]; -1 after the last
         count: i32[items, experts], the sizes of the groups
     """
-    _check_range(expert, experts)
+    check_range(expert, experts)
     xp = expert.__array_namespace__()
     flat = expert.reshape(expert.shape[0], expert.shape[1] * expert.shape[2])
     nth, order, first, count = _places(flat, experts)

@@ -14,12 +14,15 @@ gather: no scatter, so no sum whose order a device could choose.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bitlaw.ops.dispatch import dispatch_plan, dispatch_sort
+from bitlaw.ops.dispatch import check_range, dispatch_plan, dispatch_sort
+from bitlaw.packing.plan import as_array, kind_of, positive
 
 
 class Dispatch(NamedTuple):
@@ -47,11 +50,11 @@ def capacity(tokens: int, k: int, experts: int, factor: float) -> int:
 
     The capacity factor of Switch Transformers (arXiv:2101.03961, equation 3).
     """
-    if not 0 < factor < math.inf:
-        raise ValueError(f"factor must be positive and finite, got {factor}")
-    for name, value in [("tokens", tokens), ("k", k), ("experts", experts)]:
-        if value < (0 if name == "tokens" else 1):
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not isinstance(factor, Real) or not 0 < factor < math.inf:
+        raise ValueError(f"factor must be positive and finite, got {factor!r}")
+    for name, value, least in [("tokens", tokens, 0), ("k", k, 1), ("experts", experts, 1)]:
+        if not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return max(1, math.ceil(factor * tokens * k / experts))
 
 
@@ -65,7 +68,10 @@ def plan(expert, gate, *, experts: int, capacity: int, priority: str = "choice")
         capacity: slots of each expert.
         priority: whose assignments are dropped last: "token", "choice" or "gate".
     """
-    expert, gate = _choices(expert), jnp.asarray(gate, jnp.float32)
+    expert, gate = _choices(expert, experts), _array("gate", gate, "iufV")
+    if gate.shape != expert.shape:
+        raise ValueError(f"gate must be {list(expert.shape)}, got {list(gate.shape)}")
+    gate = gate.astype(jnp.float32)
     slot, source, count = dispatch_plan(
         expert[None], gate[None], experts=experts, capacity=capacity, priority=priority
     )
@@ -79,7 +85,7 @@ def dropless(expert, *, experts: int) -> Dispatch:
         expert: i32[tokens, k] in [-1, experts); -1 asks for no slot.
         experts: number of experts.
     """
-    slot, source, count = dispatch_sort(_choices(expert)[None], experts=experts)
+    slot, source, count = dispatch_sort(_choices(expert, experts)[None], experts=experts)
     return Dispatch(slot[0], source[0], count[0])
 
 
@@ -94,7 +100,8 @@ def gather(x, plan: Dispatch) -> jax.Array:
     Returns:
         [experts, capacity, d], or [tokens * k, d] without a capacity
     """
-    x = jnp.asarray(x)
+    _check_plan(plan)
+    x = _array("x", x)
     if x.ndim != 2 or x.shape[0] != plan.slot.shape[0]:
         raise ValueError(f"x must be [{plan.slot.shape[0]}, d], got {list(x.shape)}")
     return _gather(x, plan)
@@ -112,7 +119,8 @@ def combine(y, gate, plan: Dispatch) -> jax.Array:
     Returns:
         [tokens, d]
     """
-    y, gate = jnp.asarray(y), jnp.asarray(gate)
+    _check_plan(plan)
+    y, gate = _array("y", y), _array("gate", gate)
     if y.shape[:-1] != plan.source.shape:
         raise ValueError(f"y must be {[*plan.source.shape]} x d, got {list(y.shape)}")
     if gate.shape != plan.slot.shape:
@@ -120,11 +128,32 @@ def combine(y, gate, plan: Dispatch) -> jax.Array:
     return _combine(y.reshape(-1, y.shape[-1]), gate, plan)
 
 
-def _choices(expert) -> jax.Array:
-    expert = jnp.asarray(expert)
+def _array(name: str, given, kinds: str = "biufVc") -> jax.Array:
+    """The given as a JAX array, of a kind of numbers (V is bfloat16 and the like)."""
+    array = given if isinstance(given, jax.Array) else as_array(name, "an array", given)
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{name} must be numbers, got {array.dtype}{list(array.shape)}")
+    return jnp.asarray(array)
+
+
+def _choices(expert, experts: int) -> jax.Array:
+    positive("experts", experts)
+    if not isinstance(expert, jax.Array):
+        expert = as_array("expert", "i32[tokens, k]", expert)
     if expert.ndim != 2 or expert.dtype.kind not in "iu":
         raise ValueError(f"expert must be i32[tokens, k], got {expert.dtype}{list(expert.shape)}")
-    return expert.astype(jnp.int32)
+    # What 32 bits do not hold must not wrap round to an expert that exists: the kernel refuses
+    # -2 and 2^31 - 1, as it does all other experts that do not exist.
+    least, most = max(-2, np.iinfo(expert.dtype).min), min(2**31 - 1, np.iinfo(expert.dtype).max)
+    if isinstance(expert, np.ndarray):
+        check_range(expert, experts)
+        expert = jnp.asarray(expert.clip(least, most).astype(np.int32))
+    return jnp.clip(expert, least, most).astype(jnp.int32)
+
+
+def _check_plan(plan) -> None:
+    if not isinstance(plan, Dispatch):
+        raise ValueError(f"plan must be a Dispatch, got {kind_of(plan)}")
 
 
 def _rows(x, index):

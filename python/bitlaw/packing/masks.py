@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from bitlaw.packing.plan import as_array, positive
+
 
 def attention_mask(segment_ids, *, causal: bool = True) -> jax.Array:
     """Whether query l may look at key m: inside one segment, and not ahead of itself if causal.
@@ -17,7 +19,7 @@ def attention_mask(segment_ids, *, causal: bool = True) -> jax.Array:
     Returns:
         bool[..., L, L]; a padding query sees nothing
     """
-    segment = jnp.asarray(segment_ids)
+    segment = _segments(segment_ids)
     mask = (segment[..., :, None] == segment[..., None, :]) & (segment[..., :, None] > 0)
     if causal:
         at = jnp.arange(segment.shape[-1])
@@ -38,9 +40,10 @@ def block_ranges(segment_ids, block: int, *, causal: bool = True) -> tuple[jax.A
     Returns:
         begin, end: i32[..., L / block]; both 0 where all queries are padding
     """
-    segment = jnp.asarray(segment_ids)
+    segment = _segments(segment_ids)
+    positive("block", block)
     length = segment.shape[-1]
-    if block < 1 or length % block:
+    if length % block:
         raise ValueError(
             f"block must divide axis {segment.ndim - 1} of segment_ids, got {block} and "
             f"{segment.shape}"
@@ -60,6 +63,15 @@ def block_ranges(segment_ids, block: int, *, causal: bool = True) -> tuple[jax.A
     end = jnp.where(real, last, -1).reshape(blocks).max(-1) // block + 1
     any_real = real.reshape(blocks).any(-1)
     return jnp.where(any_real, begin, 0), jnp.where(any_real, end, 0)
+
+
+def _segments(given) -> jax.Array:
+    segment = given if isinstance(given, jax.Array) else as_array("segment_ids", "an array", given)
+    if segment.ndim < 1 or segment.dtype.kind not in "iu":
+        raise ValueError(
+            f"segment_ids must be i32[..., L], got {segment.dtype}{list(segment.shape)}"
+        )
+    return jnp.asarray(segment)
 
 
 def segment_means(losses, weights, segment_ids, segments: int) -> tuple[jax.Array, jax.Array]:

@@ -109,6 +109,10 @@ def plan(
     for name, value in [("align", align), ("ranks", ranks), ("max_segments", max_segments)]:
         if value is not None:
             positive(name, value)
+    if ranks >= 2**24:
+        raise ValueError(f"ranks must be below 2^24, got {ranks}")
+    if seed is not None and (not isinstance(seed, int | np.integer) or seed < 0):
+        raise ValueError(f"seed must be a non-negative integer or None, got {seed!r}")
     if balance not in BALANCE:
         raise ValueError(f"balance must be tokens or l2, got {balance!r}")
     _check(table, capacities, names, overflow, algorithm)
@@ -166,18 +170,39 @@ def positive(name: str, value) -> int:
 
 
 def _integers(name: str, values) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1 or (values.dtype.kind not in "iu" and values.size):
-        raise ValueError(f"{name} must be integers [n], got {values.dtype}{list(values.shape)}")
-    if values.dtype == np.uint64 and values.size and values.max() >= 2**63:
-        raise ValueError(f"{name} must be below 2^63, got {values.max()}")
-    return values.astype(np.int64)
+    array = as_array(name, "integers [n]", values)
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise ValueError(f"{name} must be integers [n], got {array.dtype}{list(array.shape)}")
+    if array.size and array.sum(dtype=float) >= 2**62:
+        raise ValueError(f"{name} must sum to less than 2^62, got {array.sum(dtype=float):.3g}")
+    return array.astype(np.int64)
+
+
+def as_array(name: str, expected: str, values) -> np.ndarray:
+    """The values as an array; an error that names them if numpy makes none, or one of objects."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = None
+    if array is None or array.dtype.hasobject:
+        raise ValueError(f"{name} must be {expected}, got {kind_of(values)}")
+    return array
+
+
+def kind_of(value) -> str:
+    """What an error says that it got."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return "None" if value is None else type(value).__name__
 
 
 def _features(lengths, capacity) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, lengths [n, features] and capacities [features] of mappings."""
     if not (isinstance(lengths, Mapping) and isinstance(capacity, Mapping) and lengths):
-        raise ValueError("lengths and capacity must both map features, got one that does not")
+        raise ValueError(
+            f"lengths and capacity must both map features, got {kind_of(lengths)} and "
+            f"{kind_of(capacity)}"
+        )
     if lengths.keys() != capacity.keys():
         raise ValueError(
             f"lengths and capacity must have the same features, got {sorted(lengths)} and "
@@ -240,6 +265,8 @@ def _cut(whole: _Pieces, first: np.ndarray, capacity: int) -> tuple[_Pieces, np.
     """
     length = whole.length[:, 0]
     pieces = 1 + -(-(length - first) // capacity)
+    if pieces.sum() >= 2**31:
+        raise ValueError(f"overflow='split' must make fewer than 2^31 pieces, got {pieces.sum()}")
     nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     begin = np.where(nth == 0, 0, np.repeat(first - capacity, pieces) + nth * capacity)
     end = np.minimum(np.repeat(length, pieces), np.repeat(first, pieces) + nth * capacity)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bitlaw.ops import pack
+from bitlaw.packing.plan import Plan, kind_of
 
 
 def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[str, np.ndarray]:
@@ -33,18 +34,25 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
     """
     if isinstance(plan, Mapping):
         arrays: dict[str, np.ndarray] = {}
+        for given, of in [("tokens", tokens), ("loss_mask", loss_mask)]:
+            if not isinstance(of, Mapping) and (of is not None or given == "tokens"):
+                raise ValueError(f"{given} must map features, as the plan does, got {kind_of(of)}")
+        if missing := plan.keys() - tokens.keys():
+            raise ValueError(f"tokens must have {sorted(missing)}, got {sorted(tokens)}")
         for of, each in plan.items():
             mask = None if loss_mask is None else loss_mask.get(of)
             arrays |= materialize(each, tokens[of], loss_mask=mask, name=of)
         return arrays
-    parts, lengths = _parts(tokens)
+    if not isinstance(plan, Plan):
+        raise ValueError(f"plan must be a packing.Plan or a mapping of them, got {kind_of(plan)}")
+    parts, lengths = _parts("tokens", tokens)
     if lengths.sum() != plan.tokens:
         raise ValueError(
             f"tokens must be [{plan.tokens}], the sum of the plan's lengths, got {lengths.sum()}"
         )
     loss = []
     if loss_mask is not None:
-        loss, lengths_of_loss = _parts(loss_mask)
+        loss, lengths_of_loss = _parts("loss_mask", loss_mask)
         if loss[0].dtype != bool or not np.array_equal(lengths, lengths_of_loss):
             raise ValueError(
                 f"loss_mask must be bool[{lengths.sum()}] in the same arrays as tokens, "
@@ -60,11 +68,24 @@ def materialize(plan, tokens, *, loss_mask=None, name: str = "tokens") -> dict[s
     return fill(plan, parts, part, source, loss=loss, name=name)
 
 
-def _parts(tokens) -> tuple[list[np.ndarray], np.ndarray]:
+def _parts(name: str, given) -> tuple[list[np.ndarray], np.ndarray]:
     """What is given as a list of arrays, of one where it is an array, and their lengths."""
-    sequences = isinstance(tokens, list | tuple) and len(tokens) and np.ndim(tokens[0])
-    parts = [*map(np.asarray, tokens)] if sequences else [np.asarray(tokens)]
-    return parts, pack.part_lengths(parts)
+    if isinstance(given, list | tuple) and given:
+        first = given[0]
+        if not np.isscalar(first) and getattr(first, "ndim", 1):
+            return arrays(name, given)
+    return arrays(name, [given])
+
+
+def arrays(name: str, given: Sequence) -> tuple[list[np.ndarray], np.ndarray]:
+    """Arrays [n, ...] of one kind, and their lengths; an error that names them if they are not."""
+    try:
+        parts = [*map(np.asarray, given)]
+        if parts and parts[0].dtype.hasobject:
+            raise ValueError(f"got {kind_of(given[0])}")
+        return parts, pack.part_lengths(parts)
+    except ValueError as error:
+        raise ValueError(f"{name} must be arrays [n, ...] of one kind: {error}") from None
 
 
 def fill(plan, parts: list, part, source, *, loss: list = (), name: str) -> dict[str, np.ndarray]:
@@ -112,6 +133,10 @@ def shift(rows: dict[str, np.ndarray], name: str = "tokens") -> dict[str, np.nda
         weights: f32[rows, capacity - 1], 1 where the target continues the input's segment and its
             loss mask, if there is one, allows it; else 0
     """
+    for key in (name, f"{name}_segment_ids", f"{name}_positions"):
+        if not isinstance(rows, Mapping) or not hasattr(rows.get(key), "shape"):
+            got = sorted(rows) if isinstance(rows, Mapping) else kind_of(rows)
+            raise ValueError(f"rows must have an array {key}, got {got}")
     tokens, segments = rows[name], rows[f"{name}_segment_ids"]
     inside = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     if f"{name}_loss_mask" in rows:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bitlaw.ops import pack
 from bitlaw.ops.stream import fit_stream, no_rows
-from bitlaw.packing.plan import Plan, Portion, pieces_of, positive
-from bitlaw.packing.rows import fill
+from bitlaw.packing.plan import Plan, Portion, kind_of, pieces_of, positive
+from bitlaw.packing.rows import arrays, fill
 
 
 class Stream:
@@ -47,6 +46,8 @@ class Stream:
         """
         for name, value in [("capacity", capacity), ("bins", bins), ("align", align)]:
             positive(name, value)
+        if bins >= 2**24:
+            raise ValueError(f"bins must be below 2^24, got {bins}")
         if max_segments is not None:
             positive("max_segments", max_segments)
         self.capacity, self.max_segments, self.align = capacity, max_segments, align
@@ -106,10 +107,10 @@ class Stream:
     def _take(self, closed: np.ndarray) -> Plan:
         """Takes the pieces of these rows out, the rows numbered in the order given."""
         order = np.argsort(closed, kind="stable")
-        at = np.searchsorted(closed, self._open[3], sorter=order)
+        at = np.searchsorted(closed[order], self._open[3])
         nth = np.append(order, -1)[at]
         done = np.append(closed, -1)[nth] == self._open[3]
-        taken, self._open = self._open[:, done], self._open[:, ~done]
+        taken, self._open = self._open.compress(done, 1), self._open.compress(~done, 1)
         sequence, source, length, _, start = taken
         return Plan(
             self.capacity,
@@ -130,6 +131,7 @@ class Stream:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken, by a stream with the same arguments."""
+        _needs("state", state, ("state", "open", *_SETTINGS, *_COUNTS))
         for name in _SETTINGS:
             if state[name] != getattr(self, name):
                 raise ValueError(f"{name} must be that of the state, {state[name]}, got "
@@ -145,7 +147,7 @@ class Stream:
         self._open = np.array(state["open"], np.int64).reshape(5, -1)
 
 
-_TOGETHER = 1 << 20  # tokens of the rows that are filled at a time
+_TOGETHER = 1 << 22  # the most tokens of the rows that are filled at a time
 _SETTINGS = ("capacity", "max_segments", "align", "overflow")
 _COUNTS = ("sequences", "dropped", "truncated", "split", "_tokens", "_rows")
 
@@ -159,6 +161,8 @@ class PackedIterator(Iterator):
 
     def __init__(self, stream: Stream, sequences: Iterable, *, name: str, chunk: int):
         positive("chunk", chunk)
+        if not isinstance(sequences, Iterable):
+            raise ValueError(f"sequences must be an iterable of arrays, got {kind_of(sequences)}")
         if stream._open.size:
             raise ValueError(
                 f"stream must have no open rows, got {stream._open.shape[1]} open pieces"
@@ -217,6 +221,7 @@ class PackedIterator(Iterator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; `sequences` was given from that one on."""
+        _needs("state", state, ("source", "sequences", "emitted", "stream", "tokens", "shape"))
         self._stream.load_state_dict(state["stream"])
         if state["source"] is not None:
             self._sequences.set_state(state["source"])
@@ -244,16 +249,15 @@ class PackedIterator(Iterator):
     def _rows(self, chunk: list) -> Iterator[Iterable[dict[str, np.ndarray]]]:
         stream = self._stream
         if isinstance(chunk[0], Mapping):
+            for c in chunk:
+                _needs("sequences", c, (self._name,))
             chunk = [c[self._name] for c in chunk]
-        if {*map(type, chunk)} != {np.ndarray}:
-            chunk = [np.asarray(c) for c in chunk]
-        try:
-            lengths = pack.part_lengths(self._parts[:1] + chunk)[len(self._parts[:1]) :]
-        except ValueError as error:
-            raise ValueError(f"sequences must be alike: {error}") from None
-        if not self._parts:
-            self._parts, self._begins = [chunk[0][:0].copy()], np.array([-1])
-        parts = self._parts + chunk
+        kind = self._parts[:1]
+        parts, lengths = arrays("sequences", kind + chunk)
+        parts, lengths = parts[len(kind) :], lengths[len(kind) :]
+        if not kind:
+            self._parts, self._begins = [parts[0][:0].copy()], np.array([-1])
+        parts = self._parts + parts
         begins = np.append(self._begins, np.cumsum(lengths) - lengths + stream._tokens)
         plan = stream._place(pieces_of(lengths, stream.capacity, stream.overflow))
         still = np.append(0, np.unique(_part(begins, stream._open[1])))
@@ -261,11 +265,17 @@ class PackedIterator(Iterator):
         return self._filled(plan, parts, begins)
 
     def _filled(self, plan: Plan, parts, begins) -> Iterator[Iterable[dict[str, np.ndarray]]]:
-        """The rows, some at a time: what is written of them should stay in a cache."""
-        order, part = np.argsort(plan.row, kind="stable"), _part(begins, plan.source)
-        source, part = (plan.source - begins[part])[order], part[order]
-        of = [*map(parts.__getitem__, part.tolist())]
-        row, step = plan.row[order], max(1, _TOGETHER // plan.capacity)
+        """The rows, of a chunk at once unless they take much memory."""
+        part, step = _part(begins, plan.source), max(1, _TOGETHER // plan.capacity)
+        source = plan.source - begins[part]
+        # Without a name, arrays that are given are gone, their memory free, before the next fill.
+        if not plan.rows:
+            return
+        if plan.rows <= step:
+            yield self._each(plan, parts, part, source)
+            return
+        order = np.argsort(plan.row, kind="stable")
+        row, source, of = plan.row[order], source[order], [parts[p] for p in part[order].tolist()]
         firsts = range(0, plan.rows, step)
         ends = np.searchsorted(row, [*firsts, plan.rows]).tolist()
         for first, begin, end in zip(firsts, ends[:-1], ends[1:], strict=True):
@@ -277,25 +287,28 @@ class PackedIterator(Iterator):
                 row=row[here] - first,
                 start=plan.start[order[here]],
             )
-            # Without a name here, these arrays are gone, their memory free, before the next fill.
-            yield _each(
-                fill(some, of[here], np.arange(end - begin), source[here], name=self._name),
-                boundaries=plan.max_segments is not None,
+            yield self._each(some, of[here], np.arange(end - begin), source[here])
+
+    def _each(self, plan: Plan, parts, part, source) -> Iterator[dict[str, np.ndarray]]:
+        """A mapping of each row; written out, since these take a good part of a stream's time."""
+        rows = fill(plan, parts, part, source, name=self._name)
+        tokens, segments, positions, loss, sums, starts = rows
+        if plan.max_segments is not None:
+            return (
+                {tokens: a, segments: b, positions: c, loss: d, sums: e, starts: f}
+                for a, b, c, d, e, f in zip(*rows.values(), strict=True)
             )
-
-
-def _each(rows: dict[str, np.ndarray], boundaries: bool) -> Iterator[dict[str, np.ndarray]]:
-    """A mapping of each row; written out, since these take a good part of a stream's time."""
-    tokens, segments, positions, loss, sums, starts = rows
-    if boundaries:
         return (
-            {tokens: a, segments: b, positions: c, loss: d, sums: e, starts: f}
-            for a, b, c, d, e, f in zip(*rows.values(), strict=True)
+            {tokens: a, segments: b, positions: c, loss: d}
+            for a, b, c, d in zip(*[*rows.values()][:4], strict=True)
         )
-    return (
-        {tokens: a, segments: b, positions: c, loss: d}
-        for a, b, c, d in zip(*[*rows.values()][:4], strict=True)
-    )
+
+
+def _needs(name: str, given, keys: Iterable[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} must be a mapping with {', '.join(keys)}, got {kind_of(given)}")
+    if missing := [key for key in keys if key not in given]:
+        raise ValueError(f"{name} must have {', '.join(missing)}, got {sorted(given)}")
 
 
 def _part(begins: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+
+from bitlaw.packing.plan import as_array, kind_of
 
 
 def verify(batch, *, name: str = "tokens", sequences=None) -> None:
@@ -24,6 +26,8 @@ def verify(batch, *, name: str = "tokens", sequences=None) -> None:
     Raises:
         ValueError: what is wrong, with the row and column where it first is.
     """
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"batch must be a mapping of arrays, got {kind_of(batch)}")
     shifted = f"{name}_segment_ids" not in batch
     if shifted:
         tokens, prefix = "inputs", ""
@@ -33,10 +37,16 @@ def verify(batch, *, name: str = "tokens", sequences=None) -> None:
     for key in (tokens, f"{prefix}segment_ids", f"{prefix}positions"):
         if key not in batch:
             raise ValueError(f"batch must have {key}, got {sorted(batch)}")
-        arrays[key] = np.asarray(batch[key])
+        arrays[key] = as_array(key, "an array", batch[key])
     values, segments, positions = arrays.values()
+    for key in (f"{prefix}segment_ids", f"{prefix}positions"):
+        array = arrays[key]
+        if array.ndim != 2 or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"{key} must be integers [rows, n], got {array.dtype}{list(array.shape)}"
+            )
     for key, array in [*arrays.items(), *_others(batch, shifted, name)]:
-        if array.shape[:2] != segments.shape or segments.ndim != 2:
+        if array.shape[:2] != segments.shape:
             raise ValueError(f"{key} must be {list(segments.shape)}, got {list(array.shape)}")
     checks = [_segments(segments), _positions(segments, positions)]
     checks.append(_padding(values, segments, tokens))

@@ -107,9 +107,26 @@ def notes(rows: Rows) -> list[str]:
         "Published coefficients (arXiv:2202.01169, as summarised by a third party): models of 15M "
         "to 1.3B parameters, every other block routed; not comparable in d, which holds the units.",
     ]
+    best, most = lowest(rows), max(map(experts_of, rows))
+    if any(x < most for of in best.values() for x in of):
+        found = "; ".join(f"{router}: {', '.join(map(str, of))}" for router, of in best.items())
+        lines.append(
+            f"Experts of the lowest loss, from the smallest N to the largest: {found}. The law is "
+            "monotone in their number, so beyond these it misses the runs."
+        )
     if lost := [row for row in rows if row["status"] != "ok"]:
         lines.append(f"{len(lost)} runs diverged and are left out.")
     return lines
+
+
+def lowest(rows: Rows) -> dict[str, list[int]]:
+    """Router -> the number of experts with the lowest loss, for every N that it was trained at."""
+    routed = [row for row in _done(rows) if experts_of(row) > 1]
+    best: dict[str, list[int]] = {}
+    for router, n in sorted({(router_of(row["experts"]), row["n_dense"]) for row in routed}):
+        of = [r for r in routed if (router_of(r["experts"]), r["n_dense"]) == (router, n)]
+        best.setdefault(router, []).append(experts_of(min(of, key=lambda row: row["loss"])))
+    return best
 
 
 @styled

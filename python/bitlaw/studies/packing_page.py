@@ -164,11 +164,13 @@ def page(rows: Rows, fills: Sequence[Fill]) -> str:
     names = dict.fromkeys(pair.packed["data"] for pair in found)
     speeds = {n: np.median([p.faster for p in found if p.packed["data"] == n]) for n in names}
     speed = " and ".join(f"<b>{speeds[n]:.2f} times</b> as fast on {escape(n)}" for n in names)
+    last = max((abs(pair.last_difference) for pair in found), default=None)
+    same = "" if last is None else f", and its validation losses differ by at most {last:.2%}"
     sections = [
         "<h1>What packing is worth</h1>",
         "<p>The same small models, trained on the same examples in the same order, with a row for "
-        f"each example and with rows that hold as many as fit. Packed training is {speed}, and "
-        "ends at the same loss.</p>",
+        f"each example and with rows that hold as many as fit. Packed training is {speed}{same}."
+        "</p>",
         "<p>Functions are those of the standard library's sources that fit a row. Glyphs are "
         "letters and digits of the fonts that matplotlib ships, each at its native size and aspect "
         "ratio, classified by a transformer over their patches.</p>",
