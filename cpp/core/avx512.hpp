@@ -88,11 +88,11 @@ BITLAW_OWN __m512 nf4_values(__m512 x, __m512 by, __m512 step) {
 template <>
 struct OwnForm<MapGroups<float, Element::nf4, true, false>> : std::true_type {
   BITLAW_OWN static void run(const float* x, float* y, int32_t*, const float*, Factors m,
-                             int64_t groups, int64_t block, int64_t ahead, Common) {
+                             int64_t groups, int64_t block, const float* ahead, Common) {
     for (int64_t b = 0; b < groups; ++b) {
       const __m512 by = _mm512_set1_ps(m.by[b]), step = _mm512_set1_ps(m.step[b]);
       for (int64_t i = b * block, end = i + block; i < end; i += 16) {
-        __builtin_prefetch(x + i + ahead, 0, 2);
+        __builtin_prefetch(ahead + i, 0, 2);
         const auto here = static_cast<__mmask16>(end - i < 16 ? (1 << (end - i)) - 1 : 0xffff);
         const __m512 value = nf4_values(_mm512_maskz_loadu_ps(here, x + i), by, step);
         _mm512_mask_storeu_ps(y + i, here, value);
@@ -106,11 +106,12 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
   using Plain = MapGroups<bfloat16, kElement, true, kFlags>;
   template <int kPairs, bool kWhole>
   BITLAW_OWN static void map(const bfloat16* x, bfloat16* y, int16_t* flags, Factors m,
-                             int64_t groups, int64_t block, int64_t ahead, const Common& c) {
+                             int64_t groups, int64_t block, const bfloat16* ahead,
+                             const Common& c) {
     for (int64_t b = 0; b < groups; ++b) {
       const Factor f = factor_at<kElement>(m, b);
       for (int64_t i = b * block; i < (b + 1) * block; i += 2 * kPairs) {
-        __builtin_prefetch(x + i + ahead, 0, 2);
+        __builtin_prefetch(ahead + i, 0, 2);
         float v[2 * kPairs];
         if constexpr (kElement == Element::nf4 && !kFlags) {
           widen_pairs<kPairs>(x + i, v, v + kPairs);
@@ -125,7 +126,8 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
     }
   }
   BITLAW_OWN static void run(const bfloat16* x, bfloat16* y, int16_t* flags, const float* u,
-                             Factors m, int64_t groups, int64_t block, int64_t ahead, Common c) {
+                             Factors m, int64_t groups, int64_t block, const bfloat16* ahead,
+                             Common c) {
     if (block % 16 || !no_subnormals<kElement>(m, groups, c.smallest))
       return Plain::run(x, y, flags, u, m, groups, block, ahead, c);
     constexpr bool uniform = kElement == Element::uniform || kElement == Element::affine;

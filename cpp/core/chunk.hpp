@@ -108,11 +108,11 @@ struct MapGroups {
   // Elements [begin, end), of one group.
   template <int kSize, bool kWhole>
   BITLAW_LEAF static void map(const T* x, T* y, Flag<T>* flags, const float* u, Factor f,
-                              int64_t begin, int64_t end, int64_t ahead, const Common& c) {
+                              int64_t begin, int64_t end, const T* ahead, const Common& c) {
     const auto chunk = [&](const T* from, T* to, int64_t at) BITLAW_INLINE {
       // Each chunk fetches its like of the next unit into the second-level cache: the next
       // statistic then finds its data while this map computes (1.6x in bench/kernels).
-      __builtin_prefetch(x + at + ahead, 0, 2);
+      __builtin_prefetch(ahead + at, 0, 2);
       if constexpr (std::is_same_v<T, float>) {
         BITLAW_CHUNK
         for (int i = 0; i < kSize; ++i)
@@ -128,14 +128,14 @@ struct MapGroups {
   }
   template <int kSize, bool kWhole>
   BITLAW_LEAF static void map_all(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
-                                  int64_t groups, int64_t block, int64_t ahead, const Common& c) {
+                                  int64_t groups, int64_t block, const T* ahead, const Common& c) {
     for (int64_t b = 0; b < groups; ++b)
       map<kSize, kWhole>(x, y, flags, u, factor_at<kElement>(m, b), b * block, (b + 1) * block,
                          ahead, c);
   }
   template <int kSize>
   BITLAW_LEAF static void map_grid(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
-                                   int64_t groups, int64_t block, int64_t ahead, const Common& c) {
+                                   int64_t groups, int64_t block, const T* ahead, const Common& c) {
     constexpr bool uniform = kElement == Element::uniform || kElement == Element::affine;
     if constexpr (uniform && kNearest && !kFlags)
       if (c.grid.offset() == 0.0f)
@@ -143,7 +143,7 @@ struct MapGroups {
     map_all<kSize, false>(x, y, flags, u, m, groups, block, ahead, c);
   }
   BITLAW_LEAF static void run(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
-                              int64_t groups, int64_t block, int64_t ahead, Common c) {
+                              int64_t groups, int64_t block, const T* ahead, Common c) {
     if (sizeof(T) == 2 && block % 32 == 0)
       map_grid<32>(x, y, flags, u, m, groups, block, ahead, c);
     else
@@ -155,7 +155,7 @@ struct MapGroups {
 template <Element kElement, bool kNearest, bool kFlags>
 struct MapColumns {
   BITLAW_LEAF static void run(const float* x, float* y, int32_t* flags, const float* u, Factors m,
-                              int64_t n, int64_t, int64_t, Common c) {
+                              int64_t n, int64_t, const float*, Common c) {
     const auto chunk = [&](const float* from, float* to, int64_t at) BITLAW_INLINE {
       BITLAW_CHUNK
       for (int i = 0; i < kChunk; ++i)

@@ -189,7 +189,7 @@ class Mapper {
 
  private:
   template <class E>
-  using Leaf = void (*)(const E*, E*, Flag<E>*, const float*, Factors, int64_t, int64_t, int64_t,
+  using Leaf = void (*)(const E*, E*, Flag<E>*, const float*, Factors, int64_t, int64_t, const E*,
                         Common);
   template <class Map, class E>
   static Leaf<E> leaf() {
@@ -219,12 +219,15 @@ class Mapper {
     const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
                         c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f,
                         smallest_level(c_.kind, s.grid)};
-    if (map_) return map_(s.x, s.y, scratch.flags_of<T>(s.n), u, m, count, block, s.n, common);
+    if (map_)
+      return map_(s.x, s.y, scratch.flags_of<T>(s.n), u, m, count, block, s.x + s.n, common);
     int32_t* flags = scratch.flags.at_least(s.n);
     float* const floats = staged_ ? scratch.staged.at_least(s.n) : nullptr;
     if constexpr (std::is_same_v<T, float>)
-      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.n, common);
-    map_floats_(floats, floats, flags, u, m, count, block, 0, common);
+      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.x + s.n, common);
+    const float* ahead = floats;
+    if constexpr (std::is_same_v<T, float>) ahead = s.x + s.n;
+    map_floats_(floats, floats, flags, u, m, count, block, ahead, common);
     if (c_.bits)
       on_isa<EncodeLevels>(static_cast<const float*>(floats), scratch.codes.at_least(s.n),
                            c_.kind == Kind::affine ? m.zero : nullptr, count, block, s.grid,
