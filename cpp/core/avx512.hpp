@@ -4,19 +4,6 @@
 #pragma once
 #include "core/chunk.hpp"
 
-namespace bitlaw {
-
-// The smallest level above zero, where the grid shows it, or else 0.
-inline float smallest_level(Kind kind, const Grid& g) {
-  if (kind == Kind::floating) return g.smallest_normal() * g.epsilon();
-  if (kind == Kind::nf4) return 0x1p-4f;
-  const auto whole = [](float x) { return (x + kRound) - kRound == x; };
-  const bool known = whole(g.qmin()) && whole(g.qmax()) && whole(2.0f * g.offset());
-  return known ? 0.5f : 0.0f;
-}
-
-}  // namespace bitlaw
-
 #if defined(__x86_64__) && !defined(__CUDACC__)
 #include <immintrin.h>
 
@@ -50,39 +37,42 @@ BITLAW_OWN void convert(const float (&v)[16], bfloat16* y) {
   _mm256_storeu_si256((__m256i*)y, _mm256_permutexvar_epi16(order, (__m256i)both));
 }
 
-// The thresholds between the levels of NF4 from number `first` on, as a table for permutes.
-struct Nf4Thresholds {
-  float from[16];
-  constexpr explicit Nf4Thresholds(int first) : from() {
-    for (int k = 0; k + first < 15; ++k) from[k] = 0.5f * (kNf4[k + first] + kNf4[k + first + 1]);
+// Cells a sixteenth wide hold at most one of the thresholds between the levels of NF4. Of each cell
+// from -16 to 15, at that number modulo 32: the threshold (or infinity) and the levels beside it.
+struct Nf4Cells {
+  float threshold[32], low[32], high[32];
+  constexpr Nf4Cells() : threshold(), low(), high() {
+    int level = 0;
+    for (int cell = -16; cell < 16; ++cell) {
+      const int at = cell & 31;
+      const float next = level < 15 ? 0.5f * (kNf4[level] + kNf4[level + 1]) : kInfinity;
+      const bool here = next * 16.0f < static_cast<float>(cell) + 0.5f;
+      threshold[at] = here ? next : kInfinity;
+      low[at] = kNf4[level];
+      level += here;
+      high[at] = kNf4[level];
+    }
   }
 };
-inline constexpr Nf4Thresholds kNf4First(0), kNf4Second(1), kNf4Fourth(3);
+inline constexpr Nf4Cells kNf4Cells;
 
-// An entry of a table of 16. With a mask of ones: g++ 12 warns of the plain form.
-BITLAW_OWN __m512 nf4_entry(__m512i at, const float* table) {
-  return _mm512_maskz_permutexvar_ps(0xffff, at, _mm512_loadu_ps(table));
+BITLAW_OWN __m512 nf4_entry(const float* table, __m512i cell) {
+  return _mm512_permutex2var_ps(_mm512_loadu_ps(table), cell, _mm512_loadu_ps(table + 16));
 }
 
-// The count of thresholds below v, of which the next is `more` beyond those counted: one step.
-BITLAW_OWN __m512i nf4_step(__m512 v, __m512i count, int more, const Nf4Thresholds& thresholds) {
-  const __m512 next = nf4_entry(count, thresholds.from);
-  const __mmask16 above = _mm512_cmp_ps_mask(v, next, _CMP_GT_OQ);
-  return _mm512_mask_add_epi32(count, above, count, _mm512_set1_epi32(more));
-}
-
-// The nearest levels of x * by, times step. How many thresholds are below an element is found by
-// bisection (8, 4, 2, 1); the one to compare with next is looked up by the count.
+// The nearest levels of x * by, times step. (g++ 12 warns of min and max without a mask.)
 BITLAW_OWN __m512 nf4_values(__m512 x, __m512 by, __m512 step) {
+  constexpr __mmask16 kAll = 0xffff;
   const __m512 v = _mm512_mul_ps(x, by);
-  __m512i count = _mm512_maskz_set1_epi32(
-      _mm512_cmp_ps_mask(v, _mm512_set1_ps(kNf4First.from[7]), _CMP_GT_OQ), 8);
-  count = nf4_step(v, count, 4, kNf4Fourth);
-  count = nf4_step(v, count, 2, kNf4Second);
-  count = nf4_step(v, count, 1, kNf4First);
-  const __m512 level = nf4_entry(count, kNf4.data());
-  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-  return _mm512_mul_ps(_mm512_mask_add_ps(level, nan, level, v), step);
+  // The cell is in the lowest bits; NaN stays NaN, being the second operand.
+  const __m512 within = _mm512_maskz_min_ps(kAll, _mm512_set1_ps(15.0f / 16),
+                                            _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-1.0f), v));
+  const __m512 rounded = _mm512_fmadd_ps(within, _mm512_set1_ps(16.0f), _mm512_set1_ps(kRound));
+  const __m512i cell = _mm512_castps_si512(rounded);
+  const __mmask16 above = _mm512_cmp_ps_mask(v, nf4_entry(kNf4Cells.threshold, cell), _CMP_GT_OQ);
+  const __m512 level =
+      _mm512_mask_blend_ps(above, nf4_entry(kNf4Cells.low, cell), nf4_entry(kNf4Cells.high, cell));
+  return _mm512_mul_ps(_mm512_fmadd_ps(rounded, _mm512_setzero_ps(), level), step);
 }
 
 template <>
@@ -138,6 +128,22 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
       map<16, false>(x, y, flags, m, groups, block, ahead, c);
     else
       map<8, false>(x, y, flags, m, groups, block, ahead, c);
+  }
+};
+
+template <>
+struct OwnForm<NarrowTo<bfloat16>> : std::true_type {
+  BITLAW_OWN static void run(const float* x, bfloat16* y, int64_t n) {
+    constexpr int kSubnormal = 0x20;
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
+      if (_mm512_fpclass_ps_mask(a, kSubnormal) | _mm512_fpclass_ps_mask(b, kSubnormal))
+        NarrowTo<bfloat16>::run(x + i, y + i, 32);
+      else
+        _mm512_storeu_si512(y + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    }
+    NarrowTo<bfloat16>::run(x + i, y + i, n - i);
   }
 };
 

@@ -32,6 +32,15 @@ struct Common {
   float smallest;  // no level but zero is nearer to zero; 0: not known
 };
 
+// The smallest level above zero, where the grid shows it, or else 0.
+inline float smallest_level(Kind kind, const Grid& g) {
+  if (kind == Kind::floating) return g.smallest_normal() * g.epsilon();
+  if (kind == Kind::nf4) return 0x1p-4f;
+  const auto whole = [](float x) { return (x + kRound) - kRound == x; };
+  const bool known = whole(g.qmin()) && whole(g.qmax()) && whole(2.0f * g.offset());
+  return known ? 0.5f : 0.0f;
+}
+
 // A flag is as wide as the element beside it: that keeps the loops at full width.
 template <class T>
 using Flag = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
@@ -164,6 +173,14 @@ struct MapColumns {
                                                           flags + at + i);
     };
     for_chunks<kChunk>(x, y, 0, n, chunk);
+  }
+};
+
+template <class T>
+struct NarrowTo {
+  BITLAW_LEAF static void run(const float* x, T* y, int64_t n) {
+    BITLAW_LOOP
+    for (int64_t i = 0; i < n; ++i) y[i] = Narrow<T>::from(x[i]);
   }
 };
 

@@ -82,15 +82,7 @@ struct Inverses {
   }
 };
 
-template <class T>
-struct NarrowTo {
-  BITLAW_LEAF static void run(const float* x, T* y, int64_t n) {
-    BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) y[i] = Narrow<T>::from(x[i]);
-  }
-};
-
-// The same, with zeros where x has them: pruned weights.
+// NarrowTo, with zeros where x has them: pruned weights.
 template <class T>
 struct NarrowPruned {
   BITLAW_LEAF static void run(const T* x, const float* level, T* y, int64_t n) {
