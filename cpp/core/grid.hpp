@@ -92,11 +92,19 @@ BITLAW_LEAF float inverse_of(float scale) {
 // What x is divided by: a zero scale makes zeros, not NaN.
 BITLAW_LEAF float divisor_of(float scale) { return scale == 0.0f ? kInfinity : scale; }
 
-// The step of a minifloat at magnitude mag, times 2^23: adding it and subtracting it rounds mag to
-// the nearest level, ties to even.
-BITLAW_LEAF float minifloat_round(float mag, float smallest_normal, float epsilon) {
-  const int32_t power = bits_of(mag) & kInfinityBits, least = bits_of(smallest_normal);
-  const float step = float_of(power > least ? power : least) * (epsilon * 0x1p23f);
+BITLAW_LEAF int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+BITLAW_LEAF int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
+
+// The magnitude of x, at most `limit`, rounded to the nearest level of a minifloat, ties to even:
+// adding and subtracting its step, times 2^23, does that. Bits are taken of x, not of the minimum:
+// the compiler would choose twice.
+BITLAW_LEAF float minifloat_round(float x, float limit, float smallest_normal, float epsilon) {
+  float mag = __builtin_fabsf(x);
+  mag = limit < mag ? limit : mag;
+  const int32_t most = bits_of(limit) & kInfinityBits;
+  const int32_t power = smaller(larger(bits_of(x) & kInfinityBits, bits_of(smallest_normal)), most);
+  const int32_t exponents = bits_of(epsilon * 0x1p23f) - bits_of(1.0f);  // of a power of two
+  const float step = float_of(power + exponents);
   return (mag + step) - step;
 }
 
@@ -111,10 +119,15 @@ struct Mapped {
 // The maps are written without branches. `u` is the threshold of the other roundings: a part of a
 // step above it goes to the level away from zero.
 struct NearestEven {
-  static constexpr bool kNearest = true;
+  static constexpr bool kNearest = true, kLevelOnly = false, kWhole = false;
+};
+// Only the level is wanted; and the grid has no offset.
+template <bool kNoOffset>
+struct NearestLevel {
+  static constexpr bool kNearest = true, kLevelOnly = true, kWhole = kNoOffset;
 };
 struct Above {
-  static constexpr bool kNearest = false;
+  static constexpr bool kNearest = false, kLevelOnly = false, kWhole = false;
   float u;
   float least;  // the least level index on the side of x: 0 keeps toward_zero from crossing zero
 };
@@ -135,7 +148,7 @@ BITLAW_LEAF float whole_above(float t, Above r) {
 
 template <class Rule>
 BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset, Rule rule) {
-  const float v = ratio - offset;
+  const float v = Rule::kWhole ? ratio : ratio - offset;
   float rounded;
   if constexpr (Rule::kNearest) {
     rounded = (v + kRound) - kRound;  // not whole beyond 2^22, which is beyond all grids
@@ -145,24 +158,24 @@ BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset
     rounded = with_sign_of(whole_above(t, rule) + offset, ratio) - offset;
   }
   const float code = clamp(rounded, qmin, qmax);
-  return {v, rounded, code, code + offset};
+  return {v, rounded, code, Rule::kWhole ? code : code + offset};
 }
 
 template <class Rule>
 BITLAW_LEAF Mapped map_float(float ratio, Grid g, Rule rule) {
-  const float limit = 2.0f * g.largest();
+  // The largest is a level: clamping to it before or after rounding is one for the level.
+  const float limit = Rule::kLevelOnly ? g.largest() : 2.0f * g.largest();
   float mag = float_of(magnitude_bits(ratio));
   mag = limit < mag ? limit : mag;
   float rounded;
   if constexpr (Rule::kNearest) {
-    rounded = minifloat_round(mag, g.smallest_normal(), g.epsilon());
+    rounded = minifloat_round(ratio, limit, g.smallest_normal(), g.epsilon());
   } else {
-    const int32_t power = bits_of(mag) & kInfinityBits, least = bits_of(g.smallest_normal());
-    const int32_t unit = power > least ? power : least;
+    const int32_t unit = larger(bits_of(mag) & kInfinityBits, bits_of(g.smallest_normal()));
     const float t = mag * (float_of((254 << 23) - unit) * (1.0f / g.epsilon()));
     rounded = whole_above(t, rule) * (float_of(unit) * g.epsilon());
   }
-  const float code = g.largest() < rounded ? g.largest() : rounded;
+  const float code = !Rule::kLevelOnly && g.largest() < rounded ? g.largest() : rounded;
   return {mag, rounded, code, with_sign_of(code, ratio)};
 }
 

@@ -16,45 +16,62 @@ namespace bitlaw {
 inline constexpr int64_t kHadamardMin = 16, kHadamardMax = 4096;
 
 // Strides below a segment would shuffle lanes. A pass over a segment that reads neighbours 2 i and
-// 2 i + 1 and writes to i and i + half rotates the bits of every index by one: seven passes bring
+// 2 i + 1 and writes to i and i + half rotates the bits of every index by one: five passes bring
 // each element home, and each pass is two shuffles for two vectors, whatever the stride was.
-inline constexpr int kSegment = 128;
+inline constexpr int kSegment = 32, kRun = 128;
 
 template <bool kButterfly>
 BITLAW_LEAF void segment_pass(const float* x, float* y) {
   constexpr int half = kSegment / 2;
-  BITLAW_LOOP
-  for (int i = 0; i < half; ++i) {
-    const float a = x[2 * i], b = x[2 * i + 1];
-    y[i] = kButterfly ? a + b : a;
-    y[i + half] = kButterfly ? a - b : b;
+  BITLAW_UNROLL
+  for (int s = 0; s < kRun; s += kSegment) {
+    BITLAW_CHUNK
+    for (int i = 0; i < half; ++i) {
+      const float a = x[s + 2 * i], b = x[s + 2 * i + 1];
+      y[s + i] = kButterfly ? a + b : a;
+      y[s + i + half] = kButterfly ? a - b : b;
+    }
+  }
+}
+// The butterflies of a stride that is no shorter than a segment.
+template <int kStride>
+BITLAW_LEAF void stride_pass(const float* x, float* y) {
+  BITLAW_UNROLL
+  for (int s = 0; s < kRun; s += 2 * kStride) {
+    BITLAW_LOOP
+    for (int i = 0; i < kStride; ++i) {
+      const float a = x[s + i], b = x[s + i + kStride];
+      y[s + i] = a + b;
+      y[s + i + kStride] = a - b;
+    }
   }
 }
 
-// The first `strides` butterflies of a segment; x and y may be the same memory. The passes are
-// written out, so that the compiler keeps the segment in registers where there are enough.
+// The first `strides` butterflies of a run; x and y may be the same memory. The passes are written
+// out, so that the compiler keeps the run in registers where there are enough.
 template <int strides>
-BITLAW_LEAF void hadamard_segment(const float* x, float* y, float factor) {
-  alignas(64) float a[kSegment], b[kSegment];
+BITLAW_LEAF void hadamard_run(const float* x, float* y, float factor) {
+  alignas(64) float a[kRun], b[kRun];
   segment_pass<(strides > 0)>(x, a);
   segment_pass<(strides > 1)>(a, b);
   segment_pass<(strides > 2)>(b, a);
   segment_pass<(strides > 3)>(a, b);
   segment_pass<(strides > 4)>(b, a);
-  segment_pass<(strides > 5)>(a, b);
-  segment_pass<(strides > 6)>(b, a);
-  for (int i = 0; i < kSegment; ++i) y[i] = a[i] * factor;
+  if constexpr (strides > 5) stride_pass<32>(a, b);
+  if constexpr (strides > 6) stride_pass<64>(b, a);
+  const float* const last = strides == 6 ? b : a;
+  for (int i = 0; i < kRun; ++i) y[i] = last[i] * factor;
 }
 
-// Whole runs of at most a segment, and the first strides of longer ones.
+// Whole blocks of at most a run, and the first strides of longer ones.
 template <int strides>
-BITLAW_LEAF void hadamard_segments(const float* x, float* y, int64_t n, float factor) {
-  const int64_t whole = n / kSegment * kSegment;
-  for (int64_t i = 0; i < whole; i += kSegment) hadamard_segment<strides>(x + i, y + i, factor);
+BITLAW_LEAF void hadamard_short(const float* x, float* y, int64_t n, float factor) {
+  const int64_t whole = n / kRun * kRun;
+  for (int64_t i = 0; i < whole; i += kRun) hadamard_run<strides>(x + i, y + i, factor);
   if (whole == n) return;
-  float rest[kSegment] = {};
+  float rest[kRun] = {};
   for (int64_t i = whole; i < n; ++i) rest[i - whole] = x[i];
-  hadamard_segment<strides>(rest, rest, factor);
+  hadamard_run<strides>(rest, rest, factor);
   for (int64_t i = whole; i < n; ++i) y[i] = rest[i - whole];
 }
 
@@ -91,17 +108,17 @@ inline float hadamard_factor(int64_t block) {
 BITLAW_LEAF void hadamard_runs(const float* x, float* y, int64_t n, int64_t block, float factor) {
   switch (block) {
     case 16:
-      return hadamard_segments<4>(x, y, n, factor);
+      return hadamard_short<4>(x, y, n, factor);
     case 32:
-      return hadamard_segments<5>(x, y, n, factor);
+      return hadamard_short<5>(x, y, n, factor);
     case 64:
-      return hadamard_segments<6>(x, y, n, factor);
+      return hadamard_short<6>(x, y, n, factor);
     case 128:
-      return hadamard_segments<7>(x, y, n, factor);
+      return hadamard_short<7>(x, y, n, factor);
   }
-  hadamard_segments<7>(x, y, n, 1.0f);
+  hadamard_short<7>(x, y, n, 1.0f);
   for (int64_t i = 0; i < n; i += block) {
-    int64_t h = kSegment;
+    int64_t h = kRun;
     for (; 4 * h <= block; h *= 4) stride_pair(y + i, block, h, 4 * h == block ? factor : 1.0f);
     if (h < block) stride_single(y + i, block, h, factor);
   }

@@ -157,7 +157,7 @@ struct CountRange {
   BITLAW_LEAF static void run(const T* x, int64_t n, CountRange c, int64_t* above, int32_t* bins) {
     uint64_t bits[kComparedWords];
     uint16_t at[kCompared + 4];
-    const auto add = [&](const Span<T>& one, int32_t key, const T* from, int64_t m) {
+    const auto add = [&](const Span<T>& one, int32_t key, const T* from, int64_t m) BITLAW_INLINE {
       typename Span<T>::Unsigned count = 0;
       for (int64_t i = 0; i < m; ++i) count += one.within(from[i]);
       bins[c.range.bin(key)] += count;
@@ -166,8 +166,8 @@ struct CountRange {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
       const T* from = x + i;
       *above += bits_and_count(
-          from, m, bits, [&](T v) { return c.visited.within(v); },
-          [&](T v) { return c.visited.beyond(v); });
+          from, m, bits, [&](T v) BITLAW_INLINE { return c.visited.within(v); },
+          [&](T v) BITLAW_INLINE { return c.visited.beyond(v); });
       if (c.range.lo <= kZeroKey) add(c.zero, kZeroKey, from, m);
       if (c.range.lo <= 0) add(c.nan, 0, from, m);
       const int64_t some = places(bits, m, at);
@@ -181,8 +181,8 @@ template <class T>
 struct MarkSpan {
   BITLAW_LEAF static void run(const T* x, int64_t n, Span<T> span, uint8_t* beyond,
                               uint64_t* within, int64_t* found) {
-    const auto is_beyond = [&](T v) { return span.beyond(v); };
-    const auto is_within = [&](T v) { return span.within(v); };
+    const auto is_beyond = [&](T v) BITLAW_INLINE { return span.beyond(v); };
+    const auto is_within = [&](T v) BITLAW_INLINE { return span.within(v); };
     for (int64_t i = 0; i < n; i += kCompared) {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
       uint64_t bits[kComparedWords];
@@ -190,7 +190,7 @@ struct MarkSpan {
       std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
       *found += count;
       if (count > 0)
-        bits_and_count(x + i, m, within + i / 64, is_within, [](T) { return false; });
+        bits_and_count(x + i, m, within + i / 64, is_within, [](T) BITLAW_INLINE { return false; });
       else
         std::memset(within + i / 64, 0, (m + 63) / 64 * 8);
     }
@@ -204,7 +204,9 @@ struct MarkBeyond {
     for (int64_t i = 0; i < n; i += kCompared) {
       const int64_t m = n - i < kCompared ? n - i : kCompared;
       uint64_t bits[kComparedWords];
-      bits_and_count(x + i, m, bits, [&](T v) { return span.beyond(v); }, [](T) { return false; });
+      bits_and_count(
+          x + i, m, bits, [&](T v) BITLAW_INLINE { return span.beyond(v); },
+          [](T) BITLAW_INLINE { return false; });
       std::memcpy(beyond + i / 8, bits, bytes_of_bits(m));
     }
   }

@@ -1,5 +1,6 @@
 // Stretches of a row mapped to the grid, in pieces that stay in the first-level cache.
 #pragma once
+#include "core/avx512.hpp"
 #include "core/code.hpp"
 #include "core/random.hpp"
 #include "core/scale.hpp"
@@ -19,8 +20,6 @@ struct Choices {
   int64_t bits = 0;  // of packed codes, which are written instead of values; 0: values
 };
 
-// Elements mapped at a time, whose number the compiler knows.
-inline constexpr int kChunk = 16;
 // Elements worked on at a time while they stay in the first-level cache.
 inline constexpr int64_t kUnit = 8192;
 
@@ -41,24 +40,20 @@ class Buffer {
 struct Scratch {
   Buffer<float> by, step, zero, low, threshold, staged;
   Buffer<int32_t> flags;
+  Buffer<int16_t> short_flags;
   Buffer<uint8_t> codes;
   static Scratch& of_thread() {
     static thread_local Scratch scratch;
     return scratch;
   }
-};
 
-// Of each group, or of each element: multiplied (or divided) by, times step; affine codes are moved
-// by zero.
-struct Factors {
-  const float *by, *step, *zero;
-};
-
-// What all elements of a call share.
-struct Common {
-  Grid grid;
-  Pass pass;
-  float least;  // of Above
+  template <class T>
+  Flag<T>* flags_of(int64_t n) {
+    if constexpr (sizeof(T) == 2)
+      return short_flags.at_least(n);
+    else
+      return flags.at_least(n);
+  }
 };
 
 // Consecutive elements of a row and where their results go.
@@ -74,81 +69,6 @@ struct Stretch {
 
 // ---- leaves ----------------------------------------------------------------------------------
 
-template <class T, Element kElement, bool kNearest, bool kFlags>
-BITLAW_LEAF void map_one(const T& x, T& y, int32_t* flag, float by, float step, float zero,
-                         float threshold, const Common& c) {
-  const float v = to_float(x), shift = kElement == Element::affine ? zero : 0.0f;
-  Mapped m;
-  if constexpr (kNearest)
-    m = map_element<kElement>(v, by, shift, c.grid, NearestEven{});
-  else
-    m = map_element<kElement>(v, by, shift, c.grid, Above{threshold, c.least});
-  y = Narrow<T>::from(m.level * step);
-  if constexpr (kFlags) *flag = passes(m, c.pass, shift);
-}
-
-// Elements are mapped in chunks of a constant size, which the compiler turns into whole vectors.
-// The last chunk of a group may be a part: it goes through a copy of x and y; scratch memory has
-// room for all of it.
-
-// Calls chunk(x, y, i) for the chunks of elements [begin, end).
-template <int kSize, class T, class Chunk>
-BITLAW_LEAF void for_chunks(const T* x, T* y, int64_t begin, int64_t end, const Chunk& chunk) {
-  int64_t i = begin;
-  for (; i + kSize <= end; i += kSize) chunk(x + i, y + i, i);
-  if (i == end) return;
-  T part[kSize];
-  for (int64_t j = 0; j < kSize; ++j) part[j] = x[i + j < end ? i + j : end - 1];
-  chunk(part, part, i);
-  for (int64_t j = 0; j < kSize && i + j < end; ++j) y[i + j] = part[j];
-}
-
-// Consecutive groups of one row.
-template <class T, Element kElement, bool kNearest, bool kFlags>
-struct MapGroups {
-  template <int kSize>
-  BITLAW_LEAF static void map(const T* x, T* y, int32_t* flags, const float* u, Factors m,
-                              int64_t groups, int64_t block, int64_t ahead, const Common& c) {
-    for (int64_t b = 0; b < groups; ++b) {
-      const float by = m.by[b], step = m.step[b];
-      const float zero = kElement == Element::affine ? m.zero[b] : 0.0f;
-      const auto chunk = [&](const T* from, T* to, int64_t at) BITLAW_INLINE {
-        // Each chunk fetches its like of the next unit into the second-level cache: the next
-        // statistic then finds its data while this map computes (1.6x in bench/kernels).
-        __builtin_prefetch(x + at + ahead, 0, 2);
-        BITLAW_CHUNK
-        for (int i = 0; i < kSize; ++i)
-          map_one<T, kElement, kNearest, kFlags>(from[i], to[i], flags + at + i, by, step, zero,
-                                                 kNearest ? 0.0f : u[at + i], c);
-      };
-      for_chunks<kSize>(x, y, b * block, (b + 1) * block, chunk);
-    }
-  }
-  BITLAW_LEAF static void run(const T* x, T* y, int32_t* flags, const float* u, Factors m,
-                              int64_t groups, int64_t block, int64_t ahead, Common c) {
-    if (sizeof(T) == 2 && block % 32 == 0)
-      map<32>(x, y, flags, u, m, groups, block, ahead, c);
-    else
-      map<16>(x, y, flags, u, m, groups, block, ahead, c);
-  }
-};
-
-// Elements that have their numbers each: columns, and blocks shorter than a chunk.
-template <Element kElement, bool kNearest>
-struct MapColumns {
-  BITLAW_LEAF static void run(const float* x, float* y, int32_t* flags, const float* u, Factors m,
-                              int64_t n, int64_t, int64_t, Common c) {
-    const auto chunk = [&](const float* from, float* to, int64_t at) BITLAW_INLINE {
-      BITLAW_CHUNK
-      for (int i = 0; i < kChunk; ++i)
-        map_one<float, kElement, kNearest, true>(
-            from[i], to[i], flags + at + i, m.by[at + i], m.step[at + i],
-            kElement == Element::affine ? m.zero[at + i] : 0.0f, kNearest ? 0.0f : u[at + i], c);
-    };
-    for_chunks<kChunk>(x, y, 0, n, chunk);
-  }
-};
-
 // What x is multiplied or divided by, for each scale.
 struct Inverses {
   BITLAW_LEAF static void run(const float* scale, float* by, int64_t n, bool divided) {
@@ -162,29 +82,7 @@ struct Inverses {
   }
 };
 
-// Flags of 32 bits to bits: what is as wide as a float keeps the loops of the map at full width.
-struct PackFlags32 {
-  BITLAW_LEAF static void run(const int32_t* flags, uint8_t* mask, int64_t n) {
-    constexpr int64_t kPart = 512;
-    uint8_t bytes[kPart];
-    for (int64_t i = 0; i < n; i += kPart) {
-      const int64_t m = n - i < kPart ? n - i : kPart;
-      BITLAW_LOOP
-      for (int64_t j = 0; j < m; ++j) bytes[j] = static_cast<uint8_t>(flags[i + j]);
-      pack_codes<1>(bytes, mask + i / 8, m);
-    }
-  }
-};
-
-template <class T>
-struct NarrowTo {
-  BITLAW_LEAF static void run(const float* x, T* y, int64_t n) {
-    BITLAW_LOOP
-    for (int64_t i = 0; i < n; ++i) y[i] = Narrow<T>::from(x[i]);
-  }
-};
-
-// The same, with zeros where x has them: pruned weights.
+// NarrowTo, with zeros where x has them: pruned weights.
 template <class T>
 struct NarrowPruned {
   BITLAW_LEAF static void run(const T* x, const float* level, T* y, int64_t n) {
@@ -217,8 +115,9 @@ class Mapper {
         map_floats_ = flags ? leaf<MapGroups<float, kElement, false, true>, float>()
                             : leaf<MapGroups<float, kElement, false, false>, float>();
       else
-        map_floats_ = nearest ? leaf<MapColumns<kElement, true>, float>()
-                              : leaf<MapColumns<kElement, false>, float>();
+        map_floats_ = !nearest ? leaf<MapColumns<kElement, false, true>, float>()
+                      : flags  ? leaf<MapColumns<kElement, true, true>, float>()
+                               : leaf<MapColumns<kElement, true, false>, float>();
     });
   }
 
@@ -271,15 +170,18 @@ class Mapper {
     } else if (staged_) {
       narrow(s, scratch.staged.at_least(s.n));
     }
-    if (flags_) {
-      const int32_t* flags = scratch.flags.at_least(s.n);
-      on_isa<PackFlags32>(flags, s.mask, s.n);
-    }
+    if (!flags_) return;
+    if (map_)
+      on_isa<PackWideFlags<Flag<T>>>(static_cast<const Flag<T>*>(scratch.flags_of<T>(s.n)), s.mask,
+                                     s.n);
+    else
+      on_isa<PackWideFlags<int32_t>>(static_cast<const int32_t*>(scratch.flags.at_least(s.n)),
+                                     s.mask, s.n);
   }
 
  private:
   template <class E>
-  using Leaf = void (*)(const E*, E*, int32_t*, const float*, Factors, int64_t, int64_t, int64_t,
+  using Leaf = void (*)(const E*, E*, Flag<E>*, const float*, Factors, int64_t, int64_t, const E*,
                         Common);
   template <class Map, class E>
   static Leaf<E> leaf() {
@@ -305,15 +207,19 @@ class Mapper {
   }
 
   void map(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count, int64_t block) const {
-    int32_t* flags = scratch.flags.at_least(s.n);
     const float* u = c_.rounding == Rounding::nearest ? nullptr : scratch.threshold.at_least(s.n);
     const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
-                        c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f};
-    if (map_) return map_(s.x, s.y, flags, u, m, count, block, s.n, common);
+                        c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f,
+                        smallest_level(c_.kind, s.grid)};
+    if (map_)
+      return map_(s.x, s.y, scratch.flags_of<T>(s.n), u, m, count, block, s.x + s.n, common);
+    int32_t* flags = scratch.flags.at_least(s.n);
     float* const floats = staged_ ? scratch.staged.at_least(s.n) : nullptr;
     if constexpr (std::is_same_v<T, float>)
-      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.n, common);
-    map_floats_(floats, floats, flags, u, m, count, block, 0, common);
+      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.x + s.n, common);
+    const float* ahead = floats;
+    if constexpr (std::is_same_v<T, float>) ahead = s.x + s.n;
+    map_floats_(floats, floats, flags, u, m, count, block, ahead, common);
     if (c_.bits)
       on_isa<EncodeLevels>(static_cast<const float*>(floats), scratch.codes.at_least(s.n),
                            c_.kind == Kind::affine ? m.zero : nullptr, count, block, s.grid,

@@ -31,6 +31,14 @@ BITLAW_LEAF uint32_t raw_bits(float x) { return std::bit_cast<uint32_t>(x); }
 BITLAW_LEAF uint16_t raw_bits(bfloat16 x) { return x.bits; }
 BITLAW_LEAF uint16_t raw_bits(float16 x) { return x.bits; }
 
+// Rounded to bfloat16, the upper half: nearest, ties to even; NaN stays NaN (rounding its bits
+// could carry into infinity).
+BITLAW_LEAF uint32_t rounded_bits(float x) {
+  const uint32_t u = std::bit_cast<uint32_t>(x);
+  const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
+  return x == x ? rounded : u | 0x400000u;
+}
+
 template <class T>
 struct Narrow;
 template <>
@@ -39,12 +47,8 @@ struct Narrow<float> {
 };
 template <>
 struct Narrow<bfloat16> {
-  // Nearest, ties to even; NaN stays NaN (rounding its bits could carry into infinity).
   BITLAW_LEAF static bfloat16 from(float x) {
-    const uint32_t u = std::bit_cast<uint32_t>(x);
-    const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
-    const uint32_t kept = x == x ? rounded : u | 0x400000u;
-    return {static_cast<uint16_t>(kept >> 16)};
+    return {static_cast<uint16_t>(rounded_bits(x) >> 16)};
   }
 };
 

@@ -30,9 +30,8 @@ BITLAW_LEAF float stored_scale(float statistic, Grid g, bool uniform) {
     const int32_t field = bits <= 0x00400000 ? 0 : (bits + 0x7fffff) >> 23;
     scale = field > (uniform ? 254 - exponent : 254) ? kNan : e8m0(field);
   } else if constexpr (kScaling == Scaling::e4m3) {
-    float s = scale * g.outer;
-    s = s > 448.0f ? 448.0f : s;  // before rounding: nothing rounds past it, and NaN stays
-    scale = minifloat_round(s, 0x1p-6f, 0x1p-3f) / g.outer;
+    // NaN stays NaN, and nothing rounds past 448.
+    scale = minifloat_round(scale * g.outer, 448.0f, 0x1p-6f, 0x1p-3f) / g.outer;
   }
   return statistic <= kMax ? scale : kNan;
 }

@@ -4,183 +4,14 @@
 #include <tuple>
 #include <vector>
 
-#include "core/grid.hpp"
 #include "core/hadamard.hpp"
 #include "core/parallel.hpp"
+#include "core/sums.hpp"
 
 namespace bitlaw {
 
-// Partial sums run in a fixed order: element j of a stretch goes to lane j mod 16, lanes add up in
-// order, stretches of kStretch elements add up in order.
-inline constexpr int64_t kStretch = 4096;
-inline constexpr int kLanes = 16;
 // A longer group is split over threads: one pass for its statistic, one for its map.
 inline constexpr int64_t kLong = 64 * 1024;
-
-struct Sums {
-  int32_t high = 0;   // as bits: an integer maximum keeps NaN, a float one may drop it
-  int32_t low = 0;    // range: of the elements below zero, and high of those above
-  double square = 0;  // exact squares of floats, so it neither overflows nor underflows
-  int64_t count = 0;  // elements that take part
-
-  BITLAW_LEAF void add(const Sums& other) {
-    high = high > other.high ? high : other.high;
-    low = low > other.low ? low : other.low;
-    square += other.square;
-    count += other.count;
-  }
-};
-
-// absmax, the root of the mean square, or the largest value; NaN or infinite if an element is.
-BITLAW_LEAF float statistic_of(const Sums& s, Statistic statistic) {
-  if (statistic != Statistic::rms) return float_of(s.high);
-  return static_cast<float>(
-      __builtin_sqrt(s.square / static_cast<double>(s.count > 0 ? s.count : 1)));
-}
-
-// Bits as an integer of the type's width: ordered like the numbers from zero up.
-BITLAW_LEAF int32_t key_of(float x) { return bits_of(x); }
-BITLAW_LEAF int16_t key_of(bfloat16 x) { return static_cast<int16_t>(x.bits); }
-// Those of |x|; and of |x| where x is below zero, else 0.
-template <class Key>
-BITLAW_LEAF Key magnitude_of(Key key) {
-  return static_cast<Key>(key & std::numeric_limits<Key>::max());
-}
-template <class Key>
-BITLAW_LEAF Key below_zero(Key key) {
-  return key < 0 ? magnitude_of(key) : Key{0};
-}
-template <class Key>
-BITLAW_LEAF int32_t float_bits(Key key) {
-  return static_cast<int32_t>(static_cast<uint32_t>(key) << (32 - 8 * sizeof(Key)));
-}
-
-template <class T>
-BITLAW_LEAF int32_t absmax_bits(const T* x, int64_t n) {
-  using Key = decltype(key_of(x[0]));
-  Key amax = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Key m = magnitude_of(key_of(x[i]));
-    amax = amax > m ? amax : m;
-  }
-  return float_bits(amax);
-}
-
-// Sums of n <= kStretch elements.
-template <class T>
-BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, Statistic statistic, bool pruned) {
-  Sums s{0, 0, 0, n};
-  if (statistic == Statistic::range) {
-    using Key = decltype(key_of(x[0]));
-    Key high = 0, low = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const Key key = key_of(x[i]), below = below_zero(key);
-      high = high > key ? high : key;
-      low = low > below ? low : below;
-    }
-    s.high = float_bits(high), s.low = float_bits(low);
-  } else {
-    s.high = absmax_bits(x, n);
-  }
-  if (statistic != Statistic::rms) return s;
-  double lane[kLanes] = {};
-  const int64_t whole = n / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const double v = to_float(x[i + l]);
-      lane[l] += v * v;
-    }
-  for (int64_t i = whole; i < n; ++i) {
-    const double v = to_float(x[i]);
-    lane[i - whole] += v * v;
-  }
-  for (double part : lane) s.square += part;
-  if (pruned) {
-    int64_t zeros = 0;
-    for (int64_t i = 0; i < n; ++i) zeros += to_float(x[i]) == 0.0f;
-    s.count -= zeros;
-  }
-  return s;
-}
-
-template <class T>
-BITLAW_LEAF Sums sums_of(const T* x, int64_t n, Statistic statistic, bool pruned) {
-  Sums s;
-  for (int64_t i = 0; i < n; i += kStretch)
-    s.add(sums_of_stretch(x + i, n - i < kStretch ? n - i : kStretch, statistic, pruned));
-  return s;
-}
-
-// Consecutive groups of one row. A constant block lets the compiler unroll the group.
-template <class T, int kBlock>
-BITLAW_LEAF void absmax_of_blocks(const T* x, int64_t groups, float* high) {
-  for (int64_t b = 0; b < groups; ++b) high[b] = float_of(absmax_bits(x + b * kBlock, kBlock));
-}
-template <class T, int kBlock>
-BITLAW_LEAF void range_of_blocks(const T* x, int64_t groups, float* high, float* low) {
-  for (int64_t b = 0; b < groups; ++b) {
-    const Sums s = sums_of_stretch(x + b * kBlock, kBlock, Statistic::range, false);
-    high[b] = float_of(s.high);
-    low[b] = float_of(s.low);
-  }
-}
-template <class T>
-struct GroupStatistics {
-  BITLAW_LEAF static void run(const T* x, int64_t groups, int64_t block, Statistic statistic,
-                              bool pruned, float* high, float* low) {
-    const bool absmax = statistic == Statistic::absmax;
-    if (absmax && block == 16) return absmax_of_blocks<T, 16>(x, groups, high);
-    if (absmax && block == 32) return absmax_of_blocks<T, 32>(x, groups, high);
-    if (statistic == Statistic::range && block == 32)
-      return range_of_blocks<T, 32>(x, groups, high, low);
-    for (int64_t b = 0; b < groups; ++b) {
-      const Sums s = sums_of(x + b * block, block, statistic, pruned);
-      high[b] = statistic_of(s, statistic);
-      if (statistic == Statistic::range) low[b] = float_of(s.low);
-    }
-  }
-};
-
-template <class T>
-struct SumStretch {
-  BITLAW_LEAF static void run(const T* x, int64_t n, Statistic statistic, bool pruned, Sums* out) {
-    *out = sums_of_stretch(x, n, statistic, pruned);
-  }
-};
-
-// Adds a panel of rows to one Sums per column, kept as arrays.
-template <class T>
-struct SumColumns {
-  BITLAW_LEAF static void run(const T* x, int64_t rows, int64_t cols, Statistic statistic,
-                              bool pruned, int32_t* high, int32_t* low, double* total,
-                              int32_t* zeros) {
-    for (int64_t r = 0; r < rows; ++r, x += cols) {
-      if (statistic == Statistic::range) {
-        BITLAW_LOOP
-        for (int64_t c = 0; c < cols; ++c) {
-          const int32_t bits = bits_of(to_float(x[c])), below = below_zero(bits);
-          high[c] = high[c] > bits ? high[c] : bits;
-          low[c] = low[c] > below ? low[c] : below;
-        }
-        continue;
-      }
-      BITLAW_LOOP
-      for (int64_t c = 0; c < cols; ++c) {
-        const int32_t m = magnitude_bits(to_float(x[c]));
-        high[c] = high[c] > m ? high[c] : m;
-      }
-      if (statistic == Statistic::absmax) continue;
-      BITLAW_LOOP
-      for (int64_t c = 0; c < cols; ++c) {
-        const double v = to_float(x[c]);
-        total[c] += v * v;
-      }
-      if (!pruned) continue;
-      BITLAW_LOOP
-      for (int64_t c = 0; c < cols; ++c) zeros[c] += to_float(x[c]) == 0.0f;
-    }
-  }
-};
 
 template <class T>
 struct Widen {
@@ -229,6 +60,18 @@ Sums long_sums(const Parallel& par, const T* x, int64_t n, Statistic statistic, 
   return sums;
 }
 
+// Adds the maxima, or the counts, of `panels` panels of columns to those of the first.
+struct FoldPanels {
+  BITLAW_LEAF static void run(int32_t* first, int64_t panels, int64_t cols, bool maxima) {
+    for (int64_t p = 1; p < panels; ++p) {
+      const int32_t* panel = first + p * cols;
+      BITLAW_LOOP
+      for (int64_t c = 0; c < cols; ++c)
+        first[c] = maxima ? larger(first[c], panel[c]) : first[c] + panel[c];
+    }
+  }
+};
+
 // Statistics of one item of several rows, a block of columns each: panels of rows are summed column
 // by column, then panels and columns add up in order.
 template <class T>
@@ -248,14 +91,15 @@ void column_statistics(const Parallel& par, const T* x, int64_t rows, int64_t co
           highs.data() + p * cols, range ? lows.data() + p * cols : nullptr,
           square ? total.data() + p * cols : nullptr, counts ? zeros.data() + p * cols : nullptr);
   });
+  on_isa<FoldPanels>(highs.data(), panels, cols, true);
+  if (range) on_isa<FoldPanels>(lows.data(), panels, cols, true);
+  if (counts) on_isa<FoldPanels>(zeros.data(), panels, cols, false);
   for (int64_t b = 0; b < cols / block; ++b) {
     Sums sums;
-    for (int64_t p = 0; p < panels; ++p)
-      for (int64_t c = b * block; c < (b + 1) * block; ++c) {
-        const int64_t at = p * cols + c;
-        sums.add({highs[at], range ? lows[at] : 0, square ? total[at] : 0,
-                  counts ? -int64_t{zeros[at]} : 0});
-      }
+    for (int64_t c = b * block; c < (b + 1) * block; ++c)
+      sums.add({highs[c], range ? lows[c] : 0, 0, counts ? -int64_t{zeros[c]} : 0});
+    for (int64_t p = 0; p < panels && square; ++p)
+      for (int64_t c = b * block; c < (b + 1) * block; ++c) sums.square += total[p * cols + c];
     sums.count += rows * block;
     high[b] = statistic_of(sums, statistic);
     if (range) low[b] = float_of(sums.low);

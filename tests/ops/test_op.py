@@ -14,6 +14,7 @@ from bitlaw import _core
 from bitlaw.ops import OPS
 from ops import doors
 
+ISAS = ["base", "avx2", "avx512", "avx512bf16"]
 IN_JAX = [name for name, it in OPS.items() if not it.host]
 
 
@@ -103,11 +104,10 @@ def digest(**environment):
     return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_isa_and_threads_change_no_bit(isa, threads):
-    order = ["base", "avx2", "avx512"]
-    if order.index(isa) > order.index(_core.isa()):
+    if ISAS.index(isa) > ISAS.index(_core.isa()):
         pytest.skip(f"this machine has no {isa}")
     lines = digest(BITLAW_ISA=isa, BITLAW_THREADS=threads).splitlines()
     assert lines[0] == f"{isa} {threads}"
@@ -117,7 +117,7 @@ def test_isa_and_threads_change_no_bit(isa, threads):
 def test_unknown_isa_is_refused_by_name():
     with pytest.raises(subprocess.CalledProcessError) as error:
         digest(BITLAW_ISA="avx1024")
-    assert "BITLAW_ISA must be base, avx2 or avx512, got avx1024" in error.value.stderr
+    assert "BITLAW_ISA must be base, avx2, avx512 or avx512bf16, got avx1024" in error.value.stderr
 
 
 def test_attributes_are_read_as_plain_python_values():

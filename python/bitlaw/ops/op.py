@@ -44,7 +44,7 @@ _READ = {"int": operator.index, "float": float, "bool": bool, "str": str}
 
 
 def isa() -> str:
-    """The instruction set the kernels run on: base, avx2 or avx512 (`BITLAW_ISA` asks for less)."""
+    """The kernels' instruction set: base, avx2, avx512, avx512bf16 (`BITLAW_ISA` asks for less)."""
     return _core.isa()
 
 

@@ -1,0 +1,151 @@
+// Maps with instructions that the compiler does not find: bfloat16 rounded by the processor, and
+// the levels of NF4 looked up in a register. The same bits as chunk.hpp, whose maps they stand in
+// for.
+#pragma once
+#include "core/chunk.hpp"
+
+#if defined(__x86_64__) && !defined(__CUDACC__)
+#include <immintrin.h>
+
+#define BITLAW_OWN BITLAW_AVX512BF16 BITLAW_LEAF
+
+namespace bitlaw {
+
+// The instruction takes subnormals for zero. Whether no product of a level and a step is one.
+template <Element kElement>
+BITLAW_LEAF bool no_subnormals(const Factors& m, int64_t groups, float smallest) {
+  int32_t fine = -1;
+  for (int64_t b = 0; b < groups; ++b) {
+    const Factor f = factor_at<kElement>(m, b);
+    const float step = float_of(magnitude_bits(f.step));
+    const bool normal = !(step * smallest < 0x1p-126f) | (step == 0.0f);
+    fine &= -static_cast<int32_t>(normal & ((f.zero + kRound) - kRound == f.zero));
+  }
+  return fine;
+}
+
+// v[i] and v[n + i] as pair i, for n = 16 and 8.
+BITLAW_OWN void convert(const float (&v)[32], bfloat16* y) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(v + 16), _mm512_loadu_ps(v));
+  _mm512_storeu_si512(y, _mm512_permutexvar_epi16(order, (__m512i)both));
+}
+BITLAW_OWN void convert(const float (&v)[16], bfloat16* y) {
+  const __m256i order = _mm256_set_epi16(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+  const __m256bh both = _mm256_cvtne2ps_pbh(_mm256_loadu_ps(v + 8), _mm256_loadu_ps(v));
+  _mm256_storeu_si256((__m256i*)y, _mm256_permutexvar_epi16(order, (__m256i)both));
+}
+
+// Cells a sixteenth wide hold at most one of the thresholds between the levels of NF4. Of each cell
+// from -16 to 15, at that number modulo 32: the threshold (or infinity) and the levels beside it.
+struct Nf4Cells {
+  float threshold[32], low[32], high[32];
+  constexpr Nf4Cells() : threshold(), low(), high() {
+    int level = 0;
+    for (int cell = -16; cell < 16; ++cell) {
+      const int at = cell & 31;
+      const float next = level < 15 ? 0.5f * (kNf4[level] + kNf4[level + 1]) : kInfinity;
+      const bool here = next * 16.0f < static_cast<float>(cell) + 0.5f;
+      threshold[at] = here ? next : kInfinity;
+      low[at] = kNf4[level];
+      level += here;
+      high[at] = kNf4[level];
+    }
+  }
+};
+inline constexpr Nf4Cells kNf4Cells;
+
+BITLAW_OWN __m512 nf4_entry(const float* table, __m512i cell) {
+  return _mm512_permutex2var_ps(_mm512_loadu_ps(table), cell, _mm512_loadu_ps(table + 16));
+}
+
+// The nearest levels of x * by, times step. (g++ 12 warns of min and max without a mask.)
+BITLAW_OWN __m512 nf4_values(__m512 x, __m512 by, __m512 step) {
+  constexpr __mmask16 kAll = 0xffff;
+  const __m512 v = _mm512_mul_ps(x, by);
+  // The cell is in the lowest bits; NaN stays NaN, being the second operand.
+  const __m512 within = _mm512_maskz_min_ps(kAll, _mm512_set1_ps(15.0f / 16),
+                                            _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-1.0f), v));
+  const __m512 rounded = _mm512_fmadd_ps(within, _mm512_set1_ps(16.0f), _mm512_set1_ps(kRound));
+  const __m512i cell = _mm512_castps_si512(rounded);
+  const __mmask16 above = _mm512_cmp_ps_mask(v, nf4_entry(kNf4Cells.threshold, cell), _CMP_GT_OQ);
+  const __m512 level =
+      _mm512_mask_blend_ps(above, nf4_entry(kNf4Cells.low, cell), nf4_entry(kNf4Cells.high, cell));
+  return _mm512_mul_ps(_mm512_fmadd_ps(rounded, _mm512_setzero_ps(), level), step);
+}
+
+template <>
+struct OwnForm<MapGroups<float, Element::nf4, true, false>> : std::true_type {
+  BITLAW_OWN static void run(const float* x, float* y, int32_t*, const float*, Factors m,
+                             int64_t groups, int64_t block, const float* ahead, Common) {
+    for (int64_t b = 0; b < groups; ++b) {
+      const __m512 by = _mm512_set1_ps(m.by[b]), step = _mm512_set1_ps(m.step[b]);
+      for (int64_t i = b * block, end = i + block; i < end; i += 16) {
+        __builtin_prefetch(ahead + i, 0, 2);
+        const auto here = static_cast<__mmask16>(end - i < 16 ? (1 << (end - i)) - 1 : 0xffff);
+        const __m512 value = nf4_values(_mm512_maskz_loadu_ps(here, x + i), by, step);
+        _mm512_mask_storeu_ps(y + i, here, value);
+      }
+    }
+  }
+};
+
+template <Element kElement, bool kFlags>
+struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
+  using Plain = MapGroups<bfloat16, kElement, true, kFlags>;
+  template <int kPairs, bool kWhole>
+  BITLAW_OWN static void map(const bfloat16* x, bfloat16* y, int16_t* flags, Factors m,
+                             int64_t groups, int64_t block, const bfloat16* ahead,
+                             const Common& c) {
+    for (int64_t b = 0; b < groups; ++b) {
+      const Factor f = factor_at<kElement>(m, b);
+      for (int64_t i = b * block; i < (b + 1) * block; i += 2 * kPairs) {
+        __builtin_prefetch(ahead + i, 0, 2);
+        float v[2 * kPairs];
+        if constexpr (kElement == Element::nf4 && !kFlags) {
+          widen_pairs<kPairs>(x + i, v, v + kPairs);
+          const __m512 by = _mm512_set1_ps(f.by), step = _mm512_set1_ps(f.step);
+          for (int j = 0; j < 2 * kPairs; j += 16)
+            _mm512_storeu_ps(v + j, nf4_values(_mm512_loadu_ps(v + j), by, step));
+        } else {
+          map_pairs<kElement, kFlags, kWhole, kPairs>(x + i, v, v + kPairs, flags + i, f, c);
+        }
+        convert(v, y + i);
+      }
+    }
+  }
+  BITLAW_OWN static void run(const bfloat16* x, bfloat16* y, int16_t* flags, const float* u,
+                             Factors m, int64_t groups, int64_t block, const bfloat16* ahead,
+                             Common c) {
+    if (block % 16 || !no_subnormals<kElement>(m, groups, c.smallest))
+      return Plain::run(x, y, flags, u, m, groups, block, ahead, c);
+    constexpr bool uniform = kElement == Element::uniform || kElement == Element::affine;
+    if constexpr (uniform && !kFlags)
+      if (c.grid.offset() == 0.0f && block % 32 == 0)
+        return map<16, true>(x, y, flags, m, groups, block, ahead, c);
+    if (block % 32 == 0)
+      map<16, false>(x, y, flags, m, groups, block, ahead, c);
+    else
+      map<8, false>(x, y, flags, m, groups, block, ahead, c);
+  }
+};
+
+template <>
+struct OwnForm<NarrowTo<bfloat16>> : std::true_type {
+  BITLAW_OWN static void run(const float* x, bfloat16* y, int64_t n) {
+    constexpr int kSubnormal = 0x20;
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
+      if (_mm512_fpclass_ps_mask(a, kSubnormal) | _mm512_fpclass_ps_mask(b, kSubnormal))
+        NarrowTo<bfloat16>::run(x + i, y + i, 32);
+      else
+        _mm512_storeu_si512(y + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    }
+    NarrowTo<bfloat16>::run(x + i, y + i, n - i);
+  }
+};
+
+}  // namespace bitlaw
+#endif
