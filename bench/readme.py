@@ -100,15 +100,15 @@ def sparsity_table() -> str:
     lines = (ROOT / "bench/results/sparsity.jsonl").read_text().splitlines()
     rows = {row["case"]: row for row in map(json.loads, lines)}
     rows = [rows[name] for name, _, _ in sparsity.cases() if name in rows]
-    titles = "ms | alone, ms | reads of the weights | share of the bandwidth | faster than"
-    out = [f"| mask | {titles} |", "|---" * 6 + "|"]
+    titles = "ms | alone, ms | reads | share of the bandwidth | faster than | goals missed"
+    out = [f"| mask | {titles} |", "|---" * 7 + "|"]
     for row in rows:
         if "reads" in row:
             others = ", ".join(f"{name} {x:.1f}x" for name, x in row["times_faster_than"].items())
             alone, share = (f"{row[key]:.2f}" if key in row else "" for key in ("alone", "share"))
             out.append(
                 f"| {row['case']} | {row['ms']['ours']:.2f} | {alone} | {row['reads']:.2f} "
-                f"| {share} | {others} |"
+                f"| {share} | {others} | {', '.join(row['missed'])} |"
             )
     titles = "at an update, ms | between, ms | bare, ms | between / bare"
     out += ["", f"| AdamW | {titles} |", "|---" * 5 + "|"]

@@ -193,7 +193,7 @@ def measure(name: str, calls: Calls, goals: dict[str, float], rounds: int = 9) -
     faster = {rival: ms[rival] / ms["ours"] for rival in FASTER if rival in ms}
     missed = [f"{key} {found[key]:.2f} > {goal}" for key, goal in goals.items() if key in found
               and found[key] > goal]  # fmt: skip
-    missed += [f"{key} {x:.1f} < {FASTER[key]}" for key, x in faster.items() if x < FASTER[key]]
+    missed += [f"{key} {x:.1f} < {FASTER[key]:g}" for key, x in faster.items() if x < FASTER[key]]
     rounded = lambda some: {key: round(x, 3) for key, x in some.items()}
     return {
         "case": name,
