@@ -123,9 +123,9 @@ def packing_table() -> str:
     """The rows of bench/results/packing.jsonl of the last commit there; times by both clocks."""
     lines = (ROOT / "bench/results/packing.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
-    newest = found[-1]["machine"]
-    last = {row["case"]: row for row in found if row["machine"]["commit"] == newest["commit"]}
-    rows = last.values()
+    commit = lambda row: row["machine"]["commit"].removesuffix("-dirty")  # by the file itself
+    newest, last = found[-1]["machine"], {row["case"]: row for row in found}
+    rows = [row for row in last.values() if commit(row) == commit(found[-1])]
     out = [
         "| case | ms, wall / cpu | fill | beside it, wall / cpu | goals missed |",
         "|---|---|---|---|---|",

@@ -142,13 +142,15 @@ def _choices(expert, experts: int) -> jax.Array:
         expert = as_array("expert", "i32[tokens, k]", expert)
     if expert.ndim != 2 or expert.dtype.kind not in "iu":
         raise ValueError(f"expert must be i32[tokens, k], got {expert.dtype}{list(expert.shape)}")
-    # What 32 bits do not hold must not wrap round to an expert that exists: the kernel refuses
-    # -2 and 2^31 - 1, as it does all other experts that do not exist.
-    least, most = max(-2, np.iinfo(expert.dtype).min), min(2**31 - 1, np.iinfo(expert.dtype).max)
     if isinstance(expert, np.ndarray):
         check_range(expert, experts)
-        expert = jnp.asarray(expert.clip(least, most).astype(np.int32))
-    return jnp.clip(expert, least, most).astype(jnp.int32)
+        return jnp.asarray(expert.astype(np.int32))
+    if expert.dtype == jnp.int32:
+        return expert
+    # What 32 bits do not hold must not wrap round to an expert that exists: the kernel refuses
+    # -2 and 2^31 - 1, as it does all other experts that do not exist.
+    kind = np.iinfo(expert.dtype)
+    return jnp.clip(expert, max(-2, kind.min), min(2**31 - 1, kind.max)).astype(jnp.int32)
 
 
 def _check_plan(plan) -> None:

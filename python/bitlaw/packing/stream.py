@@ -161,13 +161,17 @@ class PackedIterator(Iterator):
 
     def __init__(self, stream: Stream, sequences: Iterable, *, name: str, chunk: int):
         positive("chunk", chunk)
-        if not isinstance(sequences, Iterable):
-            raise ValueError(f"sequences must be an iterable of arrays, got {kind_of(sequences)}")
         if stream._open.size:
             raise ValueError(
                 f"stream must have no open rows, got {stream._open.shape[1]} open pieces"
             )
-        self._stream, self._sequences, self._name = stream, iter(sequences), name
+        try:
+            self._sequences = iter(sequences)
+        except TypeError:
+            raise ValueError(
+                f"sequences must be an iterable of arrays, got {kind_of(sequences)}"
+            ) from None
+        self._stream, self._name = stream, name
         self._chunk = chunk
         # Whatever open pieces are of, and its first token's number in the stream; first of all an
         # array without tokens, which says of what kind they are.
@@ -249,9 +253,12 @@ class PackedIterator(Iterator):
     def _rows(self, chunk: list) -> Iterator[Iterable[dict[str, np.ndarray]]]:
         stream = self._stream
         if isinstance(chunk[0], Mapping):
-            for c in chunk:
-                _needs("sequences", c, (self._name,))
-            chunk = [c[self._name] for c in chunk]
+            try:
+                chunk = [c[self._name] for c in chunk]
+            except (KeyError, TypeError):
+                for c in chunk:
+                    _needs("sequences", c, (self._name,))
+                raise
         kind = self._parts[:1]
         parts, lengths = arrays("sequences", kind + chunk)
         parts, lengths = parts[len(kind) :], lengths[len(kind) :]
