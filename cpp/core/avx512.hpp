@@ -131,21 +131,5 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
   }
 };
 
-template <>
-struct OwnForm<NarrowTo<bfloat16>> : std::true_type {
-  BITLAW_OWN static void run(const float* x, bfloat16* y, int64_t n) {
-    constexpr int kSubnormal = 0x20;
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-      const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
-      if (_mm512_fpclass_ps_mask(a, kSubnormal) | _mm512_fpclass_ps_mask(b, kSubnormal))
-        NarrowTo<bfloat16>::run(x + i, y + i, 32);
-      else
-        _mm512_storeu_si512(y + i, (__m512i)_mm512_cvtne2ps_pbh(b, a));
-    }
-    NarrowTo<bfloat16>::run(x + i, y + i, n - i);
-  }
-};
-
 }  // namespace bitlaw
 #endif

@@ -109,9 +109,6 @@ void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale
     });
 }
 
-// Columns mapped at a time: a multiple of those that share a byte of the mask, or random numbers.
-inline constexpr int64_t kTile = 1024;
-
 // One item of several rows and a scale per block of columns, all known.
 template <class T>
 void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, const float* scale,
@@ -120,24 +117,15 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
   const Mapper<T> mapper(q.choices, q.mask != nullptr, true);
   // Of all threads: bodies that are given the factors of columns leave these buffers alone.
   const Factors m = mapper.expand(Scratch::of_thread(), scale, zero, groups, q.choices.block);
-  // A tile's factors stay in the first-level cache while its rows pass.
-  const int64_t tiles = (cols + kTile - 1) / kTile, tall = std::min(rows, kTile / 16);
-  const int64_t panels = (rows + tall - 1) / tall;
-  par(panels * tiles, items_per_chunk(tall * std::min(cols, kTile)),
-      [&](int64_t begin, int64_t end) {
-        Scratch& scratch = Scratch::of_thread();
-        for (int64_t t = begin; t < end; ++t) {
-          const int64_t first = t % tiles * kTile, n = std::min(kTile, cols - first);
-          const int64_t row = t / tiles * tall;
-          for (int64_t r = row; r < std::min(rows, row + tall); ++r) {
-            const Stretch<T> s = q.stretch(item, r, first, n);
-            mapper.open(s, scratch);
-            mapper.columns(s, scratch,
-                           {m.by + first, m.step + first, zero ? m.zero + first : nullptr});
-            mapper.close(s, scratch);
-          }
-        }
-      });
+  par(rows, items_per_chunk(cols), [&](int64_t begin, int64_t end) {
+    Scratch& scratch = Scratch::of_thread();
+    for (int64_t row = begin; row < end; ++row) {
+      const Stretch<T> s = q.stretch(item, row, 0, cols);
+      mapper.open(s, scratch);
+      mapper.columns(s, scratch, m);
+      mapper.close(s, scratch);
+    }
+  });
 }
 
 // The scales, and zero points, of all groups of all items.
