@@ -21,7 +21,8 @@ struct Factor {
 };
 template <Element kElement>
 BITLAW_LEAF Factor factor_at(const Factors& m, int64_t i) {
-  return {m.by[i], m.step[i], kElement == Element::affine ? m.zero[i] : 0.0f};
+  const float zero = kElement == Element::affine ? m.zero[i] : 0.0f;
+  return {unless_nan(m.by[i], zero), m.step[i], zero};
 }
 
 // What all elements of a call share.

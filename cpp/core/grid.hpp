@@ -84,6 +84,9 @@ BITLAW_LEAF float clamp(float x, float low, float high) {
 
 // ---- the map ---------------------------------------------------------------------------------
 
+// What x is multiplied by, or NaN where its zero point is: bounds of NaN would let all x pass.
+BITLAW_LEAF float unless_nan(float by, float zero) { return zero == zero ? by : zero; }
+
 // min(1 / scale, FLT_MAX): a subnormal scale would give infinity, and infinity times zero NaN.
 BITLAW_LEAF float inverse_of(float scale) {
   const float inv = 1.0f / scale;

@@ -43,7 +43,8 @@ struct Step {
   float size, by, shift;
 };
 BITLAW_LEAF Step step_of(Element element, float scale, float zero) {
-  return {scale, element == Element::divided ? divisor_of(scale) : inverse_of(scale), zero};
+  const float by = element == Element::divided ? divisor_of(scale) : inverse_of(scale);
+  return {scale, unless_nan(by, zero), zero};
 }
 
 // The thresholds of a chunk; see core/random.hpp.

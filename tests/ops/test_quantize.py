@@ -41,7 +41,7 @@ def test_bfloat16_equals_its_definition_on_every_value(fmt):
             assert_kernel_equals_definition(fmt, block, mixed, estimator="clip_value")
 
 
-@pytest.mark.parametrize("zero", [3.0, 0.3, 1e-30])
+@pytest.mark.parametrize("zero", [3.0, 0.3, 1e-30, np.inf, np.nan])
 def test_bfloat16_equals_its_definition_for_any_zero_point(zero):
     for scale in (1.0, 2.0**-30, 2.0**-110):
         assert_kernel_equals_definition("uint4", 4096, scale, zero)
