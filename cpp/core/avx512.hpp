@@ -4,7 +4,8 @@
 #pragma once
 #include "core/chunk.hpp"
 
-#if defined(__x86_64__) && !defined(__CUDACC__)
+// (clang does not know prefer-vector-width, and then ignores all of the target.)
+#if defined(__x86_64__) && !defined(__CUDACC__) && !defined(__clang__)
 #include <immintrin.h>
 
 #define BITLAW_OWN BITLAW_AVX512BF16 BITLAW_LEAF
@@ -132,4 +133,5 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
 };
 
 }  // namespace bitlaw
+#undef BITLAW_OWN
 #endif

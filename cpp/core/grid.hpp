@@ -60,7 +60,7 @@ struct Grid {
 };
 BITLAW_LEAF Grid grid_at(const float* grid, int64_t item) {
   const float* g = grid + kGridNumbers * item;
-  return {{g[0], g[1], g[2]}, g[3], g[4]};
+  return {{g[0] + 0.0f, g[1] + 0.0f, g[2]}, g[3], g[4]};  // no bound is -0, which is no level
 }
 
 inline constexpr float kMax = std::numeric_limits<float>::max();

@@ -11,8 +11,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <thread>
-#include <vector>
 
 #include "core/float_environment.hpp"
 #include "core/view.hpp"
@@ -29,67 +27,12 @@ class Executor {
   virtual void schedule(std::function<void()> task) = 0;
 };
 
-// Threads of another executor that stay awake from one loop to the next, at most until this ends:
-// waking one takes as long as counting a million elements. What none comes for is done by the
-// caller.
-class Crew final : public Executor {
- public:
-  Crew(Executor& executor, int64_t helpers) : threads_(executor.threads()) {
-    try {
-      for (int64_t h = 0; h < std::min(helpers, threads_ - 1); ++h)
-        executor.schedule([shared = shared_] { shared->serve(); });
-    } catch (...) {  // fewer helpers
-    }
-  }
-  ~Crew() override { shared_->over = true; }
-
-  int64_t threads() const override { return threads_; }
-  void schedule(std::function<void()> task) override {
-    std::lock_guard lock(shared_->mutex);
-    shared_->tasks.push_back(std::move(task));
-    ++shared_->waiting;
-  }
-
- private:
-  struct Shared {
-    void serve() {
-      for (; !over; std::this_thread::yield())
-        while (const auto task = next()) task();
-    }
-    std::function<void()> next() {
-      if (waiting == 0) return {};
-      std::lock_guard lock(mutex);
-      if (tasks.empty()) return {};
-      auto task = std::move(tasks.back());
-      tasks.pop_back();
-      --waiting;
-      return task;
-    }
-
-    std::atomic<bool> over{false};
-    std::atomic<int64_t> waiting{0};
-    std::mutex mutex;
-    std::vector<std::function<void()>> tasks;
-  };
-
-  const int64_t threads_;
-  const std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
-};
-
 class Parallel {
  public:
   Parallel() = default;  // everything on the calling thread
   explicit Parallel(Executor& executor) : executor_(&executor) {}
 
   int64_t threads() const { return executor_ ? executor_->threads() : 1; }
-
-  // body(parallel) whose loops, one after the other, have the same threads, woken once.
-  template <class Body>
-  void together(int64_t threads, const Body& body) const {
-    if (!executor_ || threads <= 1) return body(*this);
-    Crew crew(*executor_, threads - 1);
-    body(Parallel(crew));
-  }
 
   // Calls body(begin, end) for consecutive chunks of at most `grain` indices of [0, n).
   template <class Body>

@@ -9,7 +9,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <thread>
+#include <mutex>
 #include <tuple>
 #include <vector>
 
@@ -71,7 +71,7 @@ Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Ran
 }
 
 // The range that holds the keep-th largest of n keys, three standard errors to either side, if a
-// sample may be trusted. No branch depends on the data: those of a sort cost more than the reads.
+// sample may be trusted. No branch per element: those of a sort cost more than the reads.
 template <class T>
 Range sampled_range(const T* x, int64_t n, int64_t keep) {
   const int64_t size = n < kWideSample ? 8192 : 32768;
@@ -255,9 +255,7 @@ inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
 template <class Body>
 void over_items(const Parallel& par, int64_t items, int64_t n, const Body& body) {
   if (n > kSerial) {
-    par.together((n + kSerial - 1) / kSerial, [&](const Parallel& threads) {
-      for (int64_t i = 0; i < items; ++i) body(threads, i);
-    });
+    for (int64_t i = 0; i < items; ++i) body(par, i);
     return;
   }
   par(items, items_per_chunk(n), [&](int64_t begin, int64_t end) {

@@ -1,9 +1,6 @@
 // Masks that are n:m along both axes: n ones in every row and column of each m by m tile.
 #pragma once
-#include <array>
-#include <bit>
 #include <cfloat>
-#include <cstring>
 #include <numeric>
 #include <tuple>
 

@@ -45,3 +45,16 @@ def test_bfloat16_equals_its_definition_on_every_value(fmt):
 def test_bfloat16_equals_its_definition_for_any_zero_point(zero):
     for scale in (1.0, 2.0**-30, 2.0**-110):
         assert_kernel_equals_definition("uint4", 4096, scale, zero)
+
+
+@pytest.mark.parametrize("bounds", [(-0.0, 15.0), (-15.0, -0.0)])
+def test_a_bound_of_minus_zero_is_the_level_zero(bounds):
+    x = np.linspace(-9, 9, 64, dtype=np.float32).reshape(1, 64)
+    grid = np.array([[*bounds, 0, 15, 1]], np.float32)
+    arrays = (x, np.ones((1, 1), np.float32), np.zeros((1, 0), np.float32), grid)
+    arrays += (np.zeros((1, 0), np.uint32),)
+    attributes = {"block": 64, "kind": "uniform", "scaling": "f32", "rounding": "nearest"}
+    attributes |= {"estimator": "identity", "hadamard": 0, "pruned": False}
+    got = doors.through_numpy("fake_quantize_scaled", arrays, attributes)
+    want = doors.definition("fake_quantize_scaled", arrays, attributes)
+    doors.assert_same_bits(got[0], want[0], f"bounds {bounds}")

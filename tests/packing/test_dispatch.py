@@ -148,11 +148,12 @@ def test_a_nan_gate_reaches_the_output():
 def test_slots_per_expert():
     assert dispatch.capacity(64, 2, 8, 1.25) == 20
     assert dispatch.capacity(3, 1, 8, 1.0) == 1  # more experts than tokens: one slot each
+    assert dispatch.capacity(jnp.int32(64), 2, np.array(8), jnp.float32(1.25)) == 20
     for arguments, message in [
         ((64, 2, 8, 0.0), "factor must be positive and finite, got 0.0"),
         ((64, 2, 8, np.nan), "factor must be positive and finite, got nan"),
-        ((64, 0, 8, 1.0), "k must be an integer of at least 1, got 0"),
-        (("64", 2, 8, 1.0), "tokens must be an integer of at least 0, got '64'"),
+        ((64, 0, 8, 1.0), "k must be at least 1, got 0"),
+        (("64", 2, 8, 1.0), "tokens must be an integer, got '64'"),
         ((64, 2, 8, "1"), "factor must be positive and finite, got '1'"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -211,3 +212,11 @@ def test_gather_and_combine_refuse_other_shapes():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_lists_of_traced_gates_and_masks_for_gates():
+    expert = np.array([[1], [0], [1]])
+    plan = lambda gate: dispatch.plan(expert, gate, experts=2, capacity=1, priority="gate").slot
+    traced = jax.jit(lambda g: plan([[g], [g], [2 * g]]))(jnp.float32(0.5))
+    np.testing.assert_array_equal(traced[:, 0], [-1, 0, 1])
+    np.testing.assert_array_equal(plan(expert > 0)[:, 0], [1, 0, -1])

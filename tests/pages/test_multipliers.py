@@ -7,6 +7,7 @@ pytest.importorskip("matplotlib")
 
 from bitlaw import laws
 from bitlaw.laws import forms
+from bitlaw.laws.plan import Budget
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages import multipliers
 from bitlaw.pages.eff_figures import eff_curves
@@ -60,6 +61,8 @@ def test_a_multiplier_at_a_bound_of_the_search_is_no_number(beyond):
     high, low = cells["s=0.5"], cells["s=0.75"]
     assert high[1] == "> 1e+04" and high[2].endswith("unbounded")
     assert low[1] == "< 0.0001" and low[2].startswith("unbounded")
+    ends = beyond.scheme("s=0.75").ends
+    assert ends[0] is None and ends[1] < 1e-3  # its high end is known
     assert high[6] == low[6] == multipliers.NOTHING  # nothing is detectable
     csv = {table.name: table.csv for table in tables(view)}
     for place in (multipliers.text(view), page(view), *csv.values()):
@@ -115,3 +118,11 @@ def test_a_scheme_of_unknown_bits_has_none():
     text = multipliers.text(View(fitted(rows)), lambda scheme: bits.get(scheme, 4.0))
     line = next(line for line in text.splitlines() if line.startswith("mystery"))
     assert " 4.00 " in text and " 4.00 " not in line
+
+
+def test_a_plan_leaves_out_a_multiplier_at_a_bound_by_name(beyond):
+    plans = pytest.importorskip("bitlaw.studies.plan")
+    made = plans.make(beyond, Budget(flops=1e15), extrapolate=True)
+    assert {name for name, _ in made.left_out} == {"s=0.5", "s=0.75"}
+    with pytest.raises(ValueError, match=r"that is no bound, got 's=0.5': > 1e\+04"):
+        plans.make(beyond, Budget(flops=1e15), extra=["s=0.5"], extrapolate=True)

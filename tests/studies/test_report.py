@@ -133,7 +133,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 
 def test_multipliers_per_nonzero_weight_are_those_of_the_other_convention():
     """eff / (1 - S): 1.60 at 50 % (arXiv:2309.08520) would be .80 of all weights."""
-    entry = lambda scheme, eff=None: SimpleNamespace(scheme=scheme, eff=eff)
+    entry = lambda scheme, eff=None: SimpleNamespace(scheme=scheme, eff=eff, bound=None)
     entries = [entry("dense", 1.0), entry("s=0.5", 0.8), entry("s=1:4", 0.5)]
     fit = SimpleNamespace(schemes=[*entries, entry("theirs", 0.9), entry("s=2:4")])
     (line,) = report.per_nonzero(fit)

@@ -190,8 +190,10 @@ def text(fit: "Record") -> str:
 
 
 def _coefficients(fit: "Record") -> list[list[str]]:
-    from bitlaw.laws.record import at_bound
+    from bitlaw.laws import forms
+    from bitlaw.laws.record import at_bound, inside
 
+    law = forms.find(fit.law)
     published = [r for r in fit.references if r.params]
     header = ["", "fit", "bootstrap", "profile", *(r.label for r in published), "status"]
     rows = [header]
@@ -203,7 +205,9 @@ def _coefficients(fit: "Record") -> list[list[str]]:
             [
                 name,
                 at_bound(name, status) or f"{value:.6g}",
-                _interval(*fit.intervals.get(name, (None, None))),
+                _interval(*inside(law, name, *fit.intervals[name]))
+                if name in fit.intervals
+                else NOTHING,
                 _interval(p.low, p.high) if p else NOTHING,
                 *(f"{r.params[name]:.6g}" for r in published),
                 "; ".join(status) or NOTHING,
@@ -219,7 +223,7 @@ def _schemes(fit: "Record") -> list[list[str]]:
             [
                 entry.scheme,
                 entry.bound or _or_nothing(entry.eff, ".3f"),
-                _interval(*entry.ends),
+                NOTHING if entry.low is None else _interval(*entry.ends),
                 _or_nothing(entry.rank, "d"),
                 _or_nothing(entry.mdd, ".3f"),
                 str(entry.converged),
@@ -242,9 +246,7 @@ def _or_nothing(value: float | None, form: str = ".5g") -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return NOTHING
-    return f"{_or_nothing(low, '.4g')} to {_or_nothing(high, '.4g')}"
+    return " to ".join("unbounded" if end is None else f"{end:.4g}" for end in (low, high))
 
 
 def _agreement(starts: Sequence[float]) -> str:

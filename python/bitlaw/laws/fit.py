@@ -258,7 +258,12 @@ def _draws(
         return found | {f"eff[{name}]": eff for name, eff in zip(names[1:], effs[1:], strict=True)}
 
     fitted = {name: float(value[0]) for name, value in named(theta[None]).items()}
-    return keep.kept(fitted, named(draws.theta[: keep.MOST]), draws.widening)
+    found = keep.kept(fitted, named(draws.theta[: keep.MOST]), draws.widening)
+    most = solve.LARGEST_EFF  # widening may have left it
+    return {
+        name: tuple(min(max(x, 1 / most), most) for x in row) if name.startswith("eff[") else row
+        for name, row in found.items()
+    }
 
 
 def _param_status(status: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -111,7 +111,12 @@ def _of_schemes(
     fit: Fit, describe: Describe, gmse: Gmse, extra: Sequence[str], zeros: str
 ) -> list[Option]:
     shared, effs, found = _coefficients(fit), measured(fit), []
+    bounds = {entry.scheme: entry.bound for entry in fit.schemes if entry.bound}
     for scheme in dict.fromkeys([*effs, *extra]):
+        if scheme in bounds:
+            raise ValueError(
+                f"scheme must have a multiplier that is no bound, got {scheme!r}: {bounds[scheme]}"
+            )
         eff, how = effs.get(scheme), ""
         if eff is None:
             predicted = capacity.predict(scheme, effs, gmse)

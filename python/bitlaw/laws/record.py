@@ -12,7 +12,7 @@ from bitlaw.laws import forms
 from bitlaw.laws.diagnose import AtB
 from bitlaw.laws.nested import Drift
 from bitlaw.laws.objective import Objective
-from bitlaw.laws.solve import LARGEST_EFF
+from bitlaw.laws.solve import EXPONENTS, LARGEST_EFF
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class SchemeFit:
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
-        """The interval; None for an end that is a bound of the search."""
+        """The interval; None for a low end on the least of the search, a high one on the most."""
         most = math.log(LARGEST_EFF) - 1e-9  # ends were exponentials
-        held = [end if end and abs(math.log(end)) < most else None for end in (self.low, self.high)]
+        low = self.low if self.low and math.log(self.low) > -most else None
+        high = self.high if self.high and math.log(self.high) < most else None
         side = (self.bound or "-")[0]
-        return None if side == "<" else held[0], None if side == ">" else held[1]
+        return None if side == "<" else low, None if side == ">" else high
 
 
 def at_bound(name: str, status: Sequence[str]) -> str | None:
@@ -67,6 +68,23 @@ def at_bound(name: str, status: Sequence[str]) -> str | None:
             if words[0] in "<>=0":
                 return words.removeprefix("= ")
     return None
+
+
+def inside(
+    law: forms.Law, name: str, low: float | None, high: float | None
+) -> tuple[float | None, float | None]:
+    """A coefficient's interval; None for an end that is a bound of its search, but for 0.
+
+    Bounds in units of the columns are not known here: such ends stay as they are.
+    """
+    of = {coefficient.name: coefficient.range for coefficient in law.coefficients}
+    place = of.get(name.partition("[")[0])
+    if place is None or place.scale or low is None or high is None:
+        return low, high
+    effective = law.name == "effective" and name in ("b", "d")
+    least, most = EXPONENTS if effective else (place.low, place.high)
+    below, above = 0 < low * (1 - 1e-9) <= least, high >= most * (1 - 1e-9)
+    return None if below else low, None if above else high
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ gather: no scatter, so no sum whose order a device could choose.
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitlaw.ops.dispatch import check_range, dispatch_plan, dispatch_sort
-from bitlaw.packing.plan import as_array, kind_of, positive
+from bitlaw.packing.plan import as_array, integer, kind_of
 
 
 class Dispatch(NamedTuple):
@@ -50,12 +49,14 @@ def capacity(tokens: int, k: int, experts: int, factor: float) -> int:
 
     The capacity factor of Switch Transformers (arXiv:2101.03961, equation 3).
     """
-    if not isinstance(factor, Real) or not 0 < factor < math.inf:
+    try:
+        by = math.nan if isinstance(factor, str) else float(factor)
+    except (TypeError, ValueError):
+        by = math.nan
+    if not 0 < by < math.inf:
         raise ValueError(f"factor must be positive and finite, got {factor!r}")
-    for name, value, least in [("tokens", tokens, 0), ("k", k, 1), ("experts", experts, 1)]:
-        if not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return max(1, math.ceil(factor * tokens * k / experts))
+    tokens, k = integer("tokens", tokens, 0), integer("k", k, 1)
+    return max(1, math.ceil(by * tokens * k / integer("experts", experts, 1)))
 
 
 def plan(expert, gate, *, experts: int, capacity: int, priority: str = "choice") -> Dispatch:
@@ -68,7 +69,8 @@ def plan(expert, gate, *, experts: int, capacity: int, priority: str = "choice")
         capacity: slots of each expert.
         priority: whose assignments are dropped last: "token", "choice" or "gate".
     """
-    expert, gate = _choices(expert, experts), _array("gate", gate, "iufV")
+    experts = integer("experts", experts, 1)
+    expert, gate = _choices(expert, experts), _array("gate", gate, "biufV")
     if gate.shape != expert.shape:
         raise ValueError(f"gate must be {list(expert.shape)}, got {list(gate.shape)}")
     gate = gate.astype(jnp.float32)
@@ -85,6 +87,7 @@ def dropless(expert, *, experts: int) -> Dispatch:
         expert: i32[tokens, k] in [-1, experts); -1 asks for no slot.
         experts: number of experts.
     """
+    experts = integer("experts", experts, 1)
     slot, source, count = dispatch_sort(_choices(expert, experts)[None], experts=experts)
     return Dispatch(slot[0], source[0], count[0])
 
@@ -130,16 +133,24 @@ def combine(y, gate, plan: Dispatch) -> jax.Array:
 
 def _array(name: str, given, kinds: str = "biufVc") -> jax.Array:
     """The given as a JAX array, of a kind of numbers (V is bfloat16 and the like)."""
-    array = given if isinstance(given, jax.Array) else as_array(name, "an array", given)
-    if array.dtype.kind not in kinds:
+    array = _as_any_array(name, "an array", given)
+    if getattr(array.dtype, "kind", "") not in kinds:  # keys have none
         raise ValueError(f"{name} must be numbers, got {array.dtype}{list(array.shape)}")
     return jnp.asarray(array)
 
 
+def _as_any_array(name: str, expected: str, given):
+    """The given as an array of numpy's, or of JAX's where it is one or has traced values."""
+    if isinstance(given, jax.Array):
+        return given
+    try:
+        return as_array(name, expected, given)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(given)
+
+
 def _choices(expert, experts: int) -> jax.Array:
-    positive("experts", experts)
-    if not isinstance(expert, jax.Array):
-        expert = as_array("expert", "i32[tokens, k]", expert)
+    expert = _as_any_array("expert", "i32[tokens, k]", expert)
     if expert.ndim != 2 or expert.dtype.kind not in "iu":
         raise ValueError(f"expert must be i32[tokens, k], got {expert.dtype}{list(expert.shape)}")
     if isinstance(expert, np.ndarray):

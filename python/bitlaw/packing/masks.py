@@ -41,7 +41,7 @@ def block_ranges(segment_ids, block: int, *, causal: bool = True) -> tuple[jax.A
         begin, end: i32[..., L / block]; both 0 where all queries are padding
     """
     segment = _segments(segment_ids)
-    positive("block", block)
+    block = positive("block", block)
     length = segment.shape[-1]
     if length % block:
         raise ValueError(

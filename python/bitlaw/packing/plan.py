@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 
 import numpy as np
@@ -162,11 +163,18 @@ def plan(
 
 
 def positive(name: str, value) -> int:
-    if not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return int(value)
+    return integer(name, value, 1)
+
+
+def integer(name: str, value, least: int) -> int:
+    """The value as an int, from `least` on; it may be an array of no axes, as JAX's numbers are."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    return found
 
 
 def _integers(name: str, values) -> np.ndarray:

@@ -225,7 +225,8 @@ class PackedIterator(Iterator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken; `sequences` was given from that one on."""
-        _needs("state", state, ("source", "sequences", "emitted", "stream", "tokens", "shape"))
+        needed = ("source", "sequences", "emitted", "stream", "tokens", "dtype", "shape")
+        _needs("state", state, needed)
         self._stream.load_state_dict(state["stream"])
         if state["source"] is not None:
             self._sequences.set_state(state["source"])

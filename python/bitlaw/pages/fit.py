@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitlaw.laws import Fit
-from bitlaw.laws.law import Coefficient
-from bitlaw.laws.record import at_bound
+from bitlaw.laws.record import at_bound, inside
 from bitlaw.pages import fit_figures, multipliers
 from bitlaw.pages import page as pages
 from bitlaw.pages.eff_figures import eff_curves
@@ -80,13 +79,14 @@ def _opening(fit: Fit) -> str:
 def coefficients(fit: Fit) -> Table:
     """Every coefficient: value, intervals, published value, unit, status."""
     references = [r for r in fit.references if r.params]
-    of = {c.name: c for c in View(fit).law.coefficients}
+    law = View(fit).law
+    of = {c.name: c for c in law.coefficients}
     profiles = {p.name: p for p in fit.profiles}
     rows = []
     for name, value in fit.params.items():
         status = fit.param_status.get(name, ("ok",))
         bound, coefficient = at_bound(name, status), of.get(name.partition("[")[0])
-        low, high = inside(coefficient, *fit.intervals.get(name, (None, None)))
+        low, high = inside(law, name, *fit.intervals.get(name, (None, None)))
         profile = profiles.get(name)
         rows.append(
             (
@@ -112,17 +112,6 @@ def coefficients(fit: Fit) -> Table:
 def number(value: float | None) -> str:
     """Five digits."""
     return NOTHING if value is None else f"{value:.5g}"
-
-
-def inside(
-    coefficient: Coefficient | None, low: float | None, high: float | None
-) -> tuple[float | None, float | None]:
-    """The interval; None for an end that is a bound of the coefficient's search, but for 0."""
-    if coefficient is None or low is None or high is None:
-        return low, high
-    within, place = 1 - 1e-9, coefficient.range
-    below, above = 0 < low * within <= place.low, high >= place.high * within
-    return None if below else low, None if above else high
 
 
 def between(low: float | None, high: float | None) -> str:

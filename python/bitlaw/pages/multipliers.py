@@ -63,7 +63,7 @@ def _interval(entry: laws.SchemeFit) -> str:
         return NOTHING
     if entry.ends == (None, None):
         return "unbounded"
-    return " to ".join("unbounded" if end is None else f"{end:.3f}" for end in entry.ends)
+    return " to ".join("unbounded" if end is None else _within(end) for end in entry.ends)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -306,10 +306,11 @@ def _within(eff: float) -> str:
 
 
 def _at_b(fit: laws.Fit) -> str:
-    best, (low, high) = fit.params["b"], fit.intervals["b"]
+    best = at_bound("b", fit.param_status.get("b", ())) or f"{fit.params['b']:.3f}"
+    low, high = fit.intervals["b"]
     return (
         "<h2>How eff moves with b</h2>"
-        f"<p>b = {best:.3f} fits best. The last row is the excess of the objective over that, in "
+        f"<p>b = {best} fits best. The last row is the excess of the objective over that, in "
         "units of the residual variance. If the noise of all runs were independent, an excess "
         "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
         f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "

@@ -53,7 +53,8 @@ class PrunedState(NamedTuple):
         keep: one i32[table] per pruned leaf, its keep counts, None elsewhere; with scope "global"
             one i32[table] for all.
         masks: one BitMask per pruned leaf; None elsewhere.
-        inner: the wrapped optimizer's state.
+        inner: the wrapped optimizer's state; with moments="reset_regrown", right after an update of
+            the masks, still with the old moments of what `regrown` names.
         key: random key data, u32[...], of what is drawn at updates; else None.
         rule: method, pattern, scope: static.
         dense: one array per pruned leaf, the dense weights behind the masks, for `ste` and its kin;

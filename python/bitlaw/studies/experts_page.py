@@ -107,8 +107,9 @@ def notes(rows: Rows) -> list[str]:
         "Published coefficients (arXiv:2202.01169, as summarised by a third party): models of 15M "
         "to 1.3B parameters, every other block routed; not comparable in d, which holds the units.",
     ]
-    best, most = lowest(rows), max(map(experts_of, rows))
-    if any(x < most for of in best.values() for x in of):
+    best, done = lowest(rows), _done(rows)
+    most = {r: max(experts_of(x) for x in done if router_of(x["experts"]) == r) for r in best}
+    if any(x < most[router] for router, of in best.items() for x in of):
         found = "; ".join(f"{router}: {', '.join(map(str, of))}" for router, of in best.items())
         lines.append(
             f"Experts of the lowest loss, from the smallest N to the largest: {found}. The law is "

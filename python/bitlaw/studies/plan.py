@@ -63,7 +63,7 @@ def make(
     unknown = {scheme for scheme in fit.table.get("scheme", ()) if not _known(scheme)}
     if fit.law == "effective":
         for entry in fit.schemes:
-            if entry.eff is None:
+            if entry.eff is None or entry.bound:
                 left_out.append((entry.scheme, "; ".join(entry.status)))
             elif entry.scheme in unknown:
                 left_out.append((entry.scheme, "bits per weight not known"))
