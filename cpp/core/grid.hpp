@@ -130,7 +130,7 @@ struct Above {
   float least;  // the least level index on the side of x: 0 keeps toward_zero from crossing zero
 };
 
-inline constexpr float kNever = 0x1.fffffep-1f;  // no part of a step is above it
+inline constexpr float kNever = 0x1.fffffep-1f;  // a threshold that no part of a step is above
 
 // The same where only the level is wanted; and whether the grid has no offset.
 template <bool kNone>

@@ -117,7 +117,6 @@ class Mapper {
   // `columns`: stretches come with numbers for each element.
   Mapper(const Choices& c, bool flags, bool columns) : c_(c), flags_(flags) {
     const bool nearest = c.rounding == Rounding::nearest;
-
     constexpr bool f32 = std::is_same_v<T, float>;
     staged_first_ = c.hadamard > 0 || (c.statistic == Statistic::mse_search && !f32);
     staged_ = staged_first_ || c.bits > 0 || c.pruned || ((columns || !nearest) && !f32);
