@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from bench import rivals, sparsity
 from bench.cases import cases
@@ -35,10 +37,17 @@ def ops_table() -> str:
     machine = (
         f"{here['cpu']}, {here['cores']} cores, {here['isa']}; copy {here['copy_gbs']} GB/s, "
         f"in-place scale {here['in_place_gbs']} GB/s, product {here['matmul_gflops']} Gflop/s; "
-        f"jax {here['jax']}; {here['date']}."
+        f"jax {here['jax']}; {here['date']}. {_by_commit(rows.values())}"
     )
     tables = [out, _formats_table(formats), _rivals_table(formats), _step_table(), _memory_table()]
     return "\n\n".join(["\n".join(table) for table in tables if table] + [machine])
+
+
+def _by_commit(rows: Iterable[dict]) -> str:
+    """How many rows were saved at which commit, most first."""
+    # While a run is saved the file of results itself makes its commit dirty.
+    commits = Counter(row["machine"]["commit"].removesuffix("-dirty") for row in rows)
+    return "Rows by commit: " + ", ".join(f"{n} at {c}" for c, n in commits.most_common()) + "."
 
 
 def _last_rows(name: str) -> list[dict]:

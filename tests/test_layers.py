@@ -76,6 +76,10 @@ def test_includes_point_down(path):
         assert outside in OUTSIDE.get(room, ()), f"{path} includes {outside}"
 
 
+# From its captures (any, but no index of an array and no attribute) to the brace of its body.
+LAMBDA = r"(?<![\w\])\[])\[[^\[\]]*\]\s*(?=[(<{]).*?\{"
+
+
 def leaves(text):
     """The bodies of the functions marked BITLAW_LEAF or BITLAW_OWN."""
     for match in re.finditer(r"^ *(?:BITLAW_LEAF|BITLAW_OWN) [^;{]*\{", text, re.MULTILINE):
@@ -90,8 +94,14 @@ def leaves(text):
 def test_lambdas_of_leaves_are_inlined(path):
     """Out of line, one is compiled once, for the base instruction set: maps took 7 times longer."""
     for body in leaves(path.read_text()):
-        for head in re.findall(r"\[[&=]?\]\(.*?\{", body, re.DOTALL):
+        for head in re.findall(LAMBDA, body, re.DOTALL):
             assert "BITLAW_INLINE" in head, f"{path.name}: {head}"
+
+
+@pytest.mark.parametrize("captures", ["", "&", "=", "&, x", "this, &y"])
+def test_lambdas_are_found_by_their_captures(captures):
+    body = f"float v[4] = {{}}; f(v[0]); const auto g = [{captures}](float x) {{ return x; }};"
+    assert re.findall(LAMBDA, body, re.DOTALL) == [f"[{captures}](float x) {{"]
 
 
 def test_laws_need_no_jax():

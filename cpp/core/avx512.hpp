@@ -95,7 +95,7 @@ struct OwnForm<MapGroups<float, Element::nf4, true, false>> : std::true_type {
 template <Element kElement, bool kFlags>
 struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
   using Plain = MapGroups<bfloat16, kElement, true, kFlags>;
-  template <int kPairs, bool kWhole>
+  template <int kPairs, bool kNoOffset>
   BITLAW_OWN static void map(const bfloat16* x, bfloat16* y, int16_t* flags, Factors m,
                              int64_t groups, int64_t block, const bfloat16* ahead,
                              const Common& c) {
@@ -110,7 +110,7 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
           for (int j = 0; j < 2 * kPairs; j += 16)
             _mm512_storeu_ps(v + j, nf4_values(_mm512_loadu_ps(v + j), by, step));
         } else {
-          map_pairs<kElement, kFlags, kWhole, kPairs>(x + i, v, v + kPairs, flags + i, f, c);
+          map_pairs<kElement, kFlags, kNoOffset, kPairs>(x + i, v, v + kPairs, flags + i, f, c);
         }
         convert(v, y + i);
       }

@@ -47,22 +47,27 @@ template <class T>
 using Flag = std::conditional_t<sizeof(T) == 2, int16_t, int32_t>;
 
 // The value of an element on the grid; and its flag, where kFlags asks for it.
-template <Element kElement, bool kNearest, bool kFlags, bool kWhole>
+template <Element kElement, bool kNearest, bool kFlags, bool kNoOffset>
 BITLAW_LEAF float mapped(float v, Factor f, float threshold, const Common& c, int32_t* flag) {
-  if constexpr (kNearest && !kFlags)
-    return map_element<kElement>(v, f.by, f.zero, c.grid, NearestLevel<kWhole>{}).level * f.step;
+  const auto map = [&](auto rule) BITLAW_INLINE {
+    return map_element<kElement>(v, f.by, f.zero, c.grid, rule);
+  };
   Mapped m;
-  if constexpr (kNearest)
-    m = map_element<kElement>(v, f.by, f.zero, c.grid, NearestEven{});
+  if constexpr (kNearest && kFlags)
+    m = map(NearestEven{});
+  else if constexpr (kNearest)
+    m = map(NearestLevel<kNoOffset>{});
+  else if constexpr (kFlags)
+    m = map(Above{threshold, c.least});
   else
-    m = map_element<kElement>(v, f.by, f.zero, c.grid, Above{threshold, c.least});
+    m = map(AboveLevel<kNoOffset>{{threshold, c.least}});
   if constexpr (kFlags) *flag = passes(m, c.pass, f.zero);
   return m.level * f.step;
 }
 
 // bfloat16 are mapped in pairs, the halves of a 32-bit word: a shift makes a float of one, a mask
 // of the other, and no element leaves its lane. low[i] and high[i] are the values of pair i.
-template <Element kElement, bool kFlags, bool kWhole, int kPairs>
+template <Element kElement, bool kFlags, bool kNoOffset, int kPairs>
 BITLAW_LEAF void map_pairs(const bfloat16* x, float* low, float* high, int16_t* flags, Factor f,
                            const Common& c) {
   BITLAW_CHUNK
@@ -70,10 +75,10 @@ BITLAW_LEAF void map_pairs(const bfloat16* x, float* low, float* high, int16_t* 
     uint32_t pair;
     std::memcpy(&pair, x + 2 * i, 4);
     int32_t first = 0, second = 0;
-    low[i] = mapped<kElement, true, kFlags, kWhole>(std::bit_cast<float>(pair << 16), f, 0.0f, c,
-                                                    &first);
-    high[i] = mapped<kElement, true, kFlags, kWhole>(std::bit_cast<float>(pair & 0xffff0000u), f,
-                                                     0.0f, c, &second);
+    low[i] = mapped<kElement, true, kFlags, kNoOffset>(std::bit_cast<float>(pair << 16), f, 0.0f, c,
+                                                       &first);
+    high[i] = mapped<kElement, true, kFlags, kNoOffset>(std::bit_cast<float>(pair & 0xffff0000u), f,
+                                                        0.0f, c, &second);
     if constexpr (kFlags) {
       const int32_t both = first | second << 16;
       std::memcpy(flags + 2 * i, &both, 4);
@@ -116,7 +121,7 @@ BITLAW_LEAF void for_chunks(const T* x, T* y, int64_t begin, int64_t end, const 
 template <class T, Element kElement, bool kNearest, bool kFlags>
 struct MapGroups {
   // Elements [begin, end), of one group.
-  template <int kSize, bool kWhole>
+  template <int kSize, bool kNoOffset>
   BITLAW_LEAF static void map(const T* x, T* y, Flag<T>* flags, const float* u, Factor f,
                               int64_t begin, int64_t end, const T* ahead, const Common& c) {
     const auto chunk = [&](const T* from, T* to, int64_t at) BITLAW_INLINE {
@@ -126,28 +131,28 @@ struct MapGroups {
       if constexpr (std::is_same_v<T, float>) {
         BITLAW_CHUNK
         for (int i = 0; i < kSize; ++i)
-          to[i] = mapped<kElement, kNearest, kFlags, kWhole>(
+          to[i] = mapped<kElement, kNearest, kFlags, kNoOffset>(
               from[i], f, kNearest ? 0.0f : u[at + i], c, flags + at + i);
       } else {
         float low[kSize / 2], high[kSize / 2];
-        map_pairs<kElement, kFlags, kWhole, kSize / 2>(from, low, high, flags + at, f, c);
+        map_pairs<kElement, kFlags, kNoOffset, kSize / 2>(from, low, high, flags + at, f, c);
         narrow_pairs<kSize / 2>(low, high, to);
       }
     };
     for_chunks<kSize>(x, y, begin, end, chunk);
   }
-  template <int kSize, bool kWhole>
+  template <int kSize, bool kNoOffset>
   BITLAW_LEAF static void map_all(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
                                   int64_t groups, int64_t block, const T* ahead, const Common& c) {
     for (int64_t b = 0; b < groups; ++b)
-      map<kSize, kWhole>(x, y, flags, u, factor_at<kElement>(m, b), b * block, (b + 1) * block,
-                         ahead, c);
+      map<kSize, kNoOffset>(x, y, flags, u, factor_at<kElement>(m, b), b * block, (b + 1) * block,
+                            ahead, c);
   }
   template <int kSize>
   BITLAW_LEAF static void map_grid(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
                                    int64_t groups, int64_t block, const T* ahead, const Common& c) {
     constexpr bool uniform = kElement == Element::uniform || kElement == Element::affine;
-    if constexpr (uniform && kNearest && !kFlags)
+    if constexpr (uniform && !kFlags)
       if (c.grid.offset() == 0.0f)
         return map_all<kSize, true>(x, y, flags, u, m, groups, block, ahead, c);
     map_all<kSize, false>(x, y, flags, u, m, groups, block, ahead, c);

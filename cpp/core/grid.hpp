@@ -122,17 +122,24 @@ struct Mapped {
 // The maps are written without branches. `u` is the threshold of the other roundings: a part of a
 // step above it goes to the level away from zero.
 struct NearestEven {
-  static constexpr bool kNearest = true, kLevelOnly = false, kWhole = false;
-};
-// Only the level is wanted; and the grid has no offset.
-template <bool kNoOffset>
-struct NearestLevel {
-  static constexpr bool kNearest = true, kLevelOnly = true, kWhole = kNoOffset;
+  static constexpr bool kNearest = true, kLevelOnly = false, kNoOffset = false;
 };
 struct Above {
-  static constexpr bool kNearest = false, kLevelOnly = false, kWhole = false;
-  float u;
+  static constexpr bool kNearest = false, kLevelOnly = false, kNoOffset = false;
+  float u;      // below 1
   float least;  // the least level index on the side of x: 0 keeps toward_zero from crossing zero
+};
+
+inline constexpr float kNever = 0x1.fffffep-1f;  // a threshold that no part of a step is above
+
+// The same where only the level is wanted; and whether the grid has no offset.
+template <bool kNone>
+struct NearestLevel : NearestEven {
+  static constexpr bool kLevelOnly = true, kNoOffset = kNone;
+};
+template <bool kNone>
+struct AboveLevel : Above {
+  static constexpr bool kLevelOnly = true, kNoOffset = kNone;
 };
 
 // 1 where the condition holds, else 0, by bits: `? 1 : 0` ends in branches that do not vectorise.
@@ -141,34 +148,37 @@ BITLAW_LEAF float one_where(bool condition) {
 }
 
 // The whole number t, of magnitude below 2^22, is taken to: floor(t), or one more where the rest is
-// above u; NaN stays NaN.
-BITLAW_LEAF float whole_above(float t, Above r) {
-  const float whole = (t + kRound) - kRound;
-  const float floor = whole - one_where(whole > t);
-  const float n = floor + one_where(t - floor > r.u);
-  return r.least > n ? r.least : n;
+// above u; NaN stays NaN. From the nearest whole number that is a step up or down or none.
+BITLAW_LEAF float whole_above(float t, float u) {
+  const float nearest = (t + kRound) - kRound, rest = t - nearest;
+  return nearest + one_where(rest > u) - one_where(rest + 1.0f <= u);
 }
 
 template <class Rule>
 BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset, Rule rule) {
-  const float v = Rule::kWhole ? ratio : ratio - offset;
+  const float v = Rule::kNoOffset ? ratio : ratio - offset;
   float rounded;
   if constexpr (Rule::kNearest) {
     rounded = (v + kRound) - kRound;  // not whole beyond 2^22, which is beyond all grids
   } else {                            // on magnitudes
-    const float mag = float_of(magnitude_bits(ratio));
-    const float t = (mag > 512.0f ? 512.0f : mag) - offset;
-    rounded = with_sign_of(whole_above(t, rule) + offset, ratio) - offset;
+    float mag = __builtin_fabsf(ratio);
+    mag = 512.0f < mag ? 512.0f : mag;
+    if constexpr (Rule::kNoOffset) {
+      rounded = with_sign_of(whole_above(mag, rule.u), ratio) + 0.0f;  // never -0
+    } else {
+      const float n = whole_above(mag - offset, rule.u);
+      rounded = with_sign_of((rule.least > n ? rule.least : n) + offset, ratio) - offset;
+    }
   }
   const float code = clamp(rounded, qmin, qmax);
-  return {v, rounded, code, Rule::kWhole ? code : code + offset};
+  return {v, rounded, code, Rule::kNoOffset ? code : code + offset};
 }
 
 template <class Rule>
 BITLAW_LEAF Mapped map_float(float ratio, Grid g, Rule rule) {
   // The largest is a level: clamping to it before or after rounding is one for the level.
   const float limit = Rule::kLevelOnly ? g.largest() : 2.0f * g.largest();
-  float mag = float_of(magnitude_bits(ratio));
+  float mag = __builtin_fabsf(ratio);
   mag = limit < mag ? limit : mag;
   float rounded;
   if constexpr (Rule::kNearest) {
@@ -176,7 +186,7 @@ BITLAW_LEAF Mapped map_float(float ratio, Grid g, Rule rule) {
   } else {
     const int32_t unit = larger(bits_of(mag) & kInfinityBits, bits_of(g.smallest_normal()));
     const float t = mag * (float_of((254 << 23) - unit) * (1.0f / g.epsilon()));
-    rounded = whole_above(t, rule) * (float_of(unit) * g.epsilon());
+    rounded = whole_above(t, rule.u) * (float_of(unit) * g.epsilon());
   }
   const float code = !Rule::kLevelOnly && g.largest() < rounded ? g.largest() : rounded;
   return {mag, rounded, code, with_sign_of(code, ratio)};

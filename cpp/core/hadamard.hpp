@@ -98,6 +98,15 @@ BITLAW_LEAF void stride_single(float* x, int64_t block, int64_t h, float factor)
   }
 }
 
+// The strides from a run up, in place, of blocks longer than that.
+BITLAW_LEAF void long_strides(float* y, int64_t n, int64_t block, float factor) {
+  for (int64_t i = 0; i < n; i += block) {
+    int64_t h = kRun;
+    for (; 4 * h <= block; h *= 4) stride_pair(y + i, block, h, 4 * h == block ? factor : 1.0f);
+    if (h < block) stride_single(y + i, block, h, factor);
+  }
+}
+
 // 1 / sqrt(block) as f32.
 inline float hadamard_factor(int64_t block) {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(block)));
@@ -117,11 +126,7 @@ BITLAW_LEAF void hadamard_runs(const float* x, float* y, int64_t n, int64_t bloc
       return hadamard_short<7>(x, y, n, factor);
   }
   hadamard_short<7>(x, y, n, 1.0f);
-  for (int64_t i = 0; i < n; i += block) {
-    int64_t h = kRun;
-    for (; 4 * h <= block; h *= 4) stride_pair(y + i, block, h, 4 * h == block ? factor : 1.0f);
-    if (h < block) stride_single(y + i, block, h, factor);
-  }
+  long_strides(y, n, block, factor);
 }
 
 // ---- the op ----------------------------------------------------------------------------------
@@ -200,3 +205,5 @@ void hadamard(const Parallel& par, View<const T, 3> x, View<const uint8_t, 2> si
 }
 
 }  // namespace bitlaw
+
+#include "core/avx512_hadamard.hpp"  // a second form of the leaf, known wherever the leaf is

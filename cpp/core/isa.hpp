@@ -54,7 +54,7 @@ inline Isa active_isa() {
 inline const char* isa_name(Isa isa) { return kIsaNames[static_cast<int>(isa)]; }
 
 // A leaf that gains from instructions the compiler does not find has a second form, for avx512bf16:
-// true, with a run() marked BITLAW_AVX512BF16 (core/avx512.hpp).
+// true, with a run() marked BITLAW_AVX512BF16 (core/avx512*.hpp).
 template <class Leaf>
 struct OwnForm : std::false_type {};
 

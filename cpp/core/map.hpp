@@ -1,5 +1,7 @@
 // Stretches of a row mapped to the grid, in pieces that stay in the first-level cache.
 #pragma once
+#include <numeric>
+
 #include "core/avx512.hpp"
 #include "core/code.hpp"
 #include "core/random.hpp"
@@ -20,8 +22,11 @@ struct Choices {
   int64_t bits = 0;  // of packed codes, which are written instead of values; 0: values
 };
 
-// Elements worked on at a time while they stay in the first-level cache.
+// Elements whose scales are taken, and which then are mapped, while they stay in the caches.
 inline constexpr int64_t kUnit = 8192;
+// Elements mapped at a time where thresholds or floats are kept beside them: those then stay in the
+// first-level cache, and memory is read and written between computations.
+inline constexpr int64_t kPiece = 2048;
 
 template <class E>
 class Buffer {
@@ -65,6 +70,16 @@ struct Stretch {
   int64_t n, first;  // first: number of the first column
   Noise noise;
   Grid grid;
+  const T* ahead;  // what is read after this
+
+  // Elements [from, from + count); `from` is a multiple of 8.
+  Stretch part(int64_t from, int64_t count, int64_t bits) const {
+    Stretch s = *this;
+    s.x += from, s.y += from, s.ahead += from, s.first += from, s.n = count;
+    if (mask) s.mask += from / 8;
+    if (codes) s.codes += from / 8 * bits;
+    return s;
+  }
 };
 
 // ---- leaves ----------------------------------------------------------------------------------
@@ -102,8 +117,9 @@ class Mapper {
   // `columns`: stretches come with numbers for each element.
   Mapper(const Choices& c, bool flags, bool columns) : c_(c), flags_(flags) {
     const bool nearest = c.rounding == Rounding::nearest;
-    const bool rare = columns || !nearest || c.statistic == Statistic::mse_search;
-    staged_ = c.hadamard > 0 || c.bits > 0 || c.pruned || (rare && !std::is_same_v<T, float>);
+    constexpr bool f32 = std::is_same_v<T, float>;
+    staged_first_ = c.hadamard > 0 || (c.statistic == Statistic::mse_search && !f32);
+    staged_ = staged_first_ || c.bits > 0 || c.pruned || ((columns || !nearest) && !f32);
     with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
       if (!columns && nearest && !staged_)
         map_ = flags ? leaf<MapGroups<T, kElement, true, true>, T>()
@@ -121,17 +137,13 @@ class Mapper {
     });
   }
 
-  bool staged() const { return staged_; }
-
-  // Thresholds, and the stretch as rotated floats where that is asked for.
-  void open(const Stretch<T>& s, Scratch& scratch) const {
-    if (staged_) widen(s, scratch.staged.at_least(s.n));
-    if (c_.rounding == Rounding::nearest) return;
-    float* u = scratch.threshold.at_least(s.n);
-    if (c_.rounding == Rounding::stochastic)
-      on_isa<UniformColumns>(u, s.first, s.first + s.n, s.noise);
-    else
-      std::fill_n(u, s.n, c_.rounding == Rounding::away ? 0.0f : 1.0f);
+  // What scales are taken from, where that is not x: the stretch as floats, rotated where that is
+  // asked for; else null. Called before the stretch is mapped.
+  const float* stage(const Stretch<T>& s, Scratch& scratch) const {
+    if (!staged_first_) return nullptr;
+    float* const staged = scratch.staged.at_least(s.n);
+    widen(s, staged);
+    return staged;
   }
 
   // Maps `count` groups of `block` elements each: all of the stretch.
@@ -142,12 +154,12 @@ class Mapper {
     on_isa<Inverses>(scale, by, count, c_.scaling == Scaling::e4m3);
     const float* step = scale;
     if (c_.bits) step = std::fill_n(scratch.step.at_least(count), count, 1.0f) - count;
-    map(s, scratch, {by, step, zero}, count, block);
+    in_pieces(s, scratch, {by, step, zero}, count, block);
   }
 
   // Maps a stretch whose elements have their numbers each.
   void columns(const Stretch<T>& s, Scratch& scratch, Factors m) const {
-    map(s, scratch, m, s.n, 1);
+    in_pieces(s, scratch, m, s.n, 1);
   }
 
   // The numbers of groups, repeated for each of their elements.
@@ -163,7 +175,40 @@ class Mapper {
     return {by, step, zeros};
   }
 
-  void close(const Stretch<T>& s, Scratch& scratch) const {
+ private:
+  template <class E>
+  using Leaf = void (*)(const E*, E*, Flag<E>*, const float*, Factors, int64_t, int64_t, const E*,
+                        Common);
+  template <class Map, class E>
+  static Leaf<E> leaf() {
+    return [](auto... a) { on_isa<Map>(a...); };
+  }
+
+  // Pieces are of whole groups, or of one.
+  void in_pieces(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count,
+                 int64_t block) const {
+    const int64_t step = count == 1 ? 1 : std::lcm<int64_t>(block, kRandomRun);
+    const bool whole = map_ || staged_first_ || step > kPiece;
+    const int64_t piece = whole ? s.n : kPiece / step * step;
+    for (int64_t from = 0; from < s.n; from += piece) {
+      const int64_t n = std::min(piece, s.n - from), group = count == 1 ? 0 : from / block;
+      const Factors of = {m.by + group, m.step + group, m.zero ? m.zero + group : nullptr};
+      map_piece(s.part(from, n, c_.bits), scratch, of, count == 1 ? 1 : n / block,
+                count == 1 ? n : block);
+    }
+  }
+
+  void map_piece(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count,
+                 int64_t block) const {
+    if (staged_ && !staged_first_) widen(s, scratch.staged.at_least(s.n));
+    if (c_.rounding != Rounding::nearest) {
+      float* const u = scratch.threshold.at_least(s.n);
+      if (c_.rounding == Rounding::stochastic)
+        on_isa<UniformColumns>(u, s.first, s.first + s.n, s.noise);
+      else
+        std::fill_n(u, s.n, c_.rounding == Rounding::away ? 0.0f : kNever);
+    }
+    map(s, scratch, m, count, block);
     if (c_.bits) {
       const uint8_t* codes = scratch.codes.at_least(s.n);
       with_bits(c_.bits, [&]<int k>() { on_isa<PackCodes<k>>(codes, s.codes, s.n); });
@@ -177,15 +222,6 @@ class Mapper {
     else
       on_isa<PackWideFlags<int32_t>>(static_cast<const int32_t*>(scratch.flags.at_least(s.n)),
                                      s.mask, s.n);
-  }
-
- private:
-  template <class E>
-  using Leaf = void (*)(const E*, E*, Flag<E>*, const float*, Factors, int64_t, int64_t, const E*,
-                        Common);
-  template <class Map, class E>
-  static Leaf<E> leaf() {
-    return [](auto... a) { on_isa<Map>(a...); };
   }
 
   // To scratch memory and back, rotated on the way where that is asked for.
@@ -211,14 +247,13 @@ class Mapper {
     const Common common{s.grid, pass_of(c_.estimator, c_.kind, s.grid),
                         c_.rounding == Rounding::toward_zero ? 0.0f : -1.0f,
                         smallest_level(c_.kind, s.grid)};
-    if (map_)
-      return map_(s.x, s.y, scratch.flags_of<T>(s.n), u, m, count, block, s.x + s.n, common);
+    if (map_) return map_(s.x, s.y, scratch.flags_of<T>(s.n), u, m, count, block, s.ahead, common);
     int32_t* flags = scratch.flags.at_least(s.n);
     float* const floats = staged_ ? scratch.staged.at_least(s.n) : nullptr;
     if constexpr (std::is_same_v<T, float>)
-      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.x + s.n, common);
+      if (!staged_) return map_floats_(s.x, s.y, flags, u, m, count, block, s.ahead, common);
     const float* ahead = floats;
-    if constexpr (std::is_same_v<T, float>) ahead = s.x + s.n;
+    if constexpr (std::is_same_v<T, float>) ahead = s.ahead;
     map_floats_(floats, floats, flags, u, m, count, block, ahead, common);
     if (c_.bits)
       on_isa<EncodeLevels>(static_cast<const float*>(floats), scratch.codes.at_least(s.n),
@@ -228,7 +263,8 @@ class Mapper {
 
   const Choices c_;
   const bool flags_;
-  bool staged_;  // mapped as floats in scratch memory
+  bool staged_;        // mapped as floats in scratch memory
+  bool staged_first_;  // which the statistic is taken from, too
   Leaf<T> map_ = nullptr;
   Leaf<float> map_floats_ = nullptr;
 };

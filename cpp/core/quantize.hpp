@@ -5,7 +5,6 @@
 // block = cols; blocks along the row, block = 32; a scale per column, block = 1; a tile, rows and
 // block both above 1. A group that fits the cache is read from memory once.
 #pragma once
-#include <numeric>
 
 #include "core/map.hpp"
 
@@ -33,8 +32,15 @@ struct Quantize {
                      noise[3 * item + 2] + static_cast<uint32_t>(row)};
     const int64_t at = line * cols + first;
     const int64_t bytes = bytes_of_bits(cols * choices.bits);
-    return {x.data + at, y + at, bits,        codes + line * bytes + first / 8 * choices.bits,
-            n,           first,  bits_of_row, grid_at(grid, item)};
+    return {x.data + at,
+            y + at,
+            bits,
+            codes + line * bytes + first / 8 * choices.bits,
+            n,
+            first,
+            bits_of_row,
+            grid_at(grid, item),
+            x.data + at + n};
   }
 };
 
@@ -75,16 +81,14 @@ void quantize_rows(const Parallel& par, const Quantize<T>& q) {
       const int64_t item = u / units, first = u % units * unit, n = std::min(unit, cols - first);
       const int64_t groups = n / block, group = item * all + first / block;
       const Stretch<T> s = q.stretch(item, 0, first, n);
-      mapper.open(s, scratch);
       float* const zeros = q.zero ? q.zero + group : nullptr;
-      if (!q.scale_in && mapper.staged())
-        scale_groups(c, scratch.staged.at_least(n), groups, s.grid, q.scale + group, zeros,
-                     scratch);
+      const float* const staged = mapper.stage(s, scratch);
+      if (!q.scale_in && staged)
+        scale_groups(c, staged, groups, s.grid, q.scale + group, zeros, scratch);
       else if (!q.scale_in)
         scale_groups(c, s.x, groups, s.grid, q.scale + group, zeros, scratch);
       mapper.groups(s, scratch, q.scale_in ? q.scale_in + group : q.scale + group,
                     q.zero_in ? q.zero_in + group : zeros, groups, block);
-      mapper.close(s, scratch);
     }
   });
 }
@@ -102,9 +106,8 @@ void quantize_long(const Parallel& par, const Quantize<T>& q, const float* scale
       for (int64_t u = begin; u < end; ++u) {
         const int64_t first = u % units * unit, n = std::min(unit, cols - first);
         const Stretch<T> s = q.stretch(item, u / units, first, n);
-        mapper.open(s, scratch);
+        mapper.stage(s, scratch);
         mapper.groups(s, scratch, scale + item, zero ? zero + item : nullptr, 1, n);
-        mapper.close(s, scratch);
       }
     });
 }
@@ -121,9 +124,7 @@ void quantize_columns(const Parallel& par, const Quantize<T>& q, int64_t item, c
     Scratch& scratch = Scratch::of_thread();
     for (int64_t row = begin; row < end; ++row) {
       const Stretch<T> s = q.stretch(item, row, 0, cols);
-      mapper.open(s, scratch);
       mapper.columns(s, scratch, m);
-      mapper.close(s, scratch);
     }
   });
 }

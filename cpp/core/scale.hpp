@@ -30,9 +30,9 @@ BITLAW_LEAF float stored_scale(float statistic, Grid g, bool uniform) {
     const int32_t field = bits <= 0x00400000 ? 0 : (bits + 0x7fffff) >> 23;
     scale = field > (uniform ? 254 - exponent : 254) ? kNan : e8m0(field);
   } else if constexpr (kScaling == Scaling::e4m3) {
-    // NaN stays NaN, and nothing rounds past 448; what is negative has no limit.
-    const float of = scale * g.outer, limit = of < 0.0f ? kMax : 448.0f;
-    scale = with_sign_of(minifloat_round(of, limit, 0x1p-6f, 0x1p-3f), of) / g.outer;
+    // NaN stays NaN, and nothing rounds past 448, not even what is negative.
+    const float of = scale * g.outer;
+    scale = with_sign_of(minifloat_round(of, 448.0f, 0x1p-6f, 0x1p-3f), of) / g.outer;
   }
   return statistic <= kMax ? scale : kNan;
 }

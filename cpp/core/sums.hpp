@@ -10,7 +10,7 @@ inline constexpr int64_t kStretch = 4096;
 inline constexpr int kLanes = 16;
 
 struct Sums {
-  int32_t high = 0;   // as bits: an integer maximum keeps NaN, a float one may drop it
+  int32_t high = 0;   // not of rms; as bits: an integer maximum keeps NaN, a float one may drop it
   int32_t low = 0;    // range: of the elements below zero, and high of those above
   double square = 0;  // exact squares of floats, so it neither overflows nor underflows
   int64_t count = 0;  // elements that take part
@@ -75,6 +75,30 @@ BITLAW_LEAF void square_lanes(const T* x, int64_t n, double* lane) {
   }
 }
 
+// The same of bfloat16 in pairs, the halves of 32-bit words, which no element leaves: better where
+// the lanes come home once in many elements, worse in short blocks.
+BITLAW_LEAF void square_lanes_of_pairs(const bfloat16* x, int64_t n, double* lane) {
+  constexpr int half = kLanes / 2;
+  double even[half] = {}, odd[half] = {};
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    BITLAW_CHUNK
+    for (int l = 0; l < half; ++l) {
+      uint32_t pair;
+      std::memcpy(&pair, x + i + 2 * l, 4);
+      const double a = std::bit_cast<float>(pair << 16);
+      const double b = std::bit_cast<float>(pair & 0xffff0000u);
+      even[l] += a * a;
+      odd[l] += b * b;
+    }
+  }
+  for (int l = 0; l < half; ++l) lane[2 * l] = even[l], lane[2 * l + 1] = odd[l];
+  for (int64_t i = whole; i < n; ++i) {
+    const double v = to_float(x[i]);
+    lane[i - whole] += v * v;
+  }
+}
+
 // Sums of n <= kStretch elements.
 template <class T>
 BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, Statistic statistic, bool pruned) {
@@ -88,12 +112,15 @@ BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, Statistic statistic, boo
       low = low > below ? low : below;
     }
     s.high = float_bits(high), s.low = float_bits(low);
-  } else {
+  } else if (statistic != Statistic::rms) {
     s.high = absmax_bits(x, n);
   }
   if (statistic != Statistic::rms) return s;
   double lane[kLanes];
-  square_lanes(x, n, lane);
+  if constexpr (std::is_same_v<T, bfloat16>)
+    square_lanes_of_pairs(x, n, lane);
+  else
+    square_lanes(x, n, lane);
   for (double part : lane) s.square += part;
   if (pruned) {
     int64_t zeros = 0;
@@ -183,12 +210,14 @@ struct SumColumns {
         }
         continue;
       }
-      BITLAW_LOOP
-      for (int64_t c = 0; c < cols; ++c) {
-        const int32_t m = magnitude_bits(to_float(x[c]));
-        high[c] = high[c] > m ? high[c] : m;
+      if (statistic == Statistic::absmax) {
+        BITLAW_LOOP
+        for (int64_t c = 0; c < cols; ++c) {
+          const int32_t m = magnitude_bits(to_float(x[c]));
+          high[c] = high[c] > m ? high[c] : m;
+        }
+        continue;
       }
-      if (statistic == Statistic::absmax) continue;
       BITLAW_LOOP
       for (int64_t c = 0; c < cols; ++c) {
         const double v = to_float(x[c]);

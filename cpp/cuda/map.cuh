@@ -30,7 +30,7 @@ struct Operands {
         codes(codes),
         row_bytes(bytes_of_bits(cols * c.bits)),
         least(c.rounding == Rounding::toward_zero ? 0.0f : -1.0f),
-        threshold(c.rounding == Rounding::away ? 0.0f : 1.0f),
+        threshold(c.rounding == Rounding::away ? 0.0f : kNever),
         bits(static_cast<int>(c.bits)),
         kind(c.kind),
         element(element_of(c.kind, c.scaling)),

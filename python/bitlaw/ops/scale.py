@@ -80,7 +80,7 @@ def stored_scale(s, span, outer, *, uniform: bool, scaling: str):
         most = np.int32(254) - exponent if uniform else np.int32(254)
         scale = xp.where(field > most, np.float32(np.nan), _e8m0(field))
     elif scaling == "e4m3":
-        inner = xp.minimum(scale * outer, np.float32(448))
+        inner = xp.clip(scale * outer, np.float32(-448), np.float32(448))
         scale = minifloat(inner, np.float32(2.0**-6), np.float32(2.0**-3)) / outer
     return xp.where(s <= FLT_MAX, scale, np.float32(np.nan))
 
@@ -104,6 +104,11 @@ def _scale_examples(rng):
             unit = (np.ones_like(statistic), units)[j % 2]
             grid = grids_of_kinds(rng, statistic, kind, scaling)
             yield (statistic, low, unit, grid), {"kind": kind, "scaling": scaling}
+    below = np.float32([[-3, -1e9, -FLT_MAX, -np.inf, -1e-40, -0.0]])  # as no data has them
+    for scaling in SCALINGS:
+        grid = grids_of_kinds(rng, below, "float", scaling)
+        attributes = {"kind": "float", "scaling": scaling}
+        yield (below, below[:, :0], np.ones_like(below), grid), attributes
 
 
 @op(out=_scale_out, examples=_scale_examples)
