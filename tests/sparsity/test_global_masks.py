@@ -1,7 +1,5 @@
 """One selection over a tree: exact counts, ties in tree order, the same over a mesh's shards."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -46,15 +44,6 @@ def assert_same(got, want):
         np.testing.assert_array_equal(g, w)
 
 
-@pytest.fixture(params=["copied", "counted"])
-def way(request, monkeypatch):
-    """Small trees are copied into one array; here also counted leaf by leaf, as large ones are."""
-    if request.param == "counted":
-        module = importlib.import_module("bitlaw.sparsity.global_masks")  # and not the function
-        monkeypatch.setattr(module, "_COPIED", 0)
-
-
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("door", ["numpy", "jit"])
 @pytest.mark.parametrize("rounding", [None, 4])
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99999])
@@ -73,7 +62,6 @@ def test_the_last_bits_of_a_leaf_are_its_own(size):
     assert_same(bitlaw.global_masks(it, 0.5), by_stable_argsort(it, round((size + 13) * 0.5)))
 
 
-@pytest.mark.usefixtures("way")
 def test_keep_may_be_traced_down_to_none():
     it = jax.tree.map(jnp.asarray, tree(1))
     run = jax.jit(masks_keeping)
@@ -81,7 +69,6 @@ def test_keep_may_be_traced_down_to_none():
         assert sum(m.sum() for m in bools(run(it, keep))) == keep
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [0.0, -2.5, np.nan])
 def test_counts_are_exact_when_all_are_equal(value):
     it = {"a": np.full((100, 50), value, np.float32), "b": np.full(80_000, value, np.float32)}
