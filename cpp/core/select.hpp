@@ -248,6 +248,9 @@ void joint_top_k_mask(const Parallel& par, View<const int32_t, 1> keep, View<con
   int64_t n = 0;
   for (const auto& x : arrays.each) n += x.shape[1];
   require_counts(keep, n);
+  for (int64_t i = 0; i < scale.size(); ++i)
+    require(scale.data[i] > 0 && std::isfinite(scale.data[i]),
+            "scale must be positive and finite, got " + std::to_string(scale.data[i]));
   over_items(par, keep.shape[0], n, [&](const Parallel& threads, int64_t i) {
     std::vector<Segment<T>> segments;
     for (size_t p = 0; p < arrays.each.size(); ++p)

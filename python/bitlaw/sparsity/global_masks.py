@@ -204,8 +204,8 @@ def _scale(xp, row, normalize: str | None, total_of: Callable):
     if normalize == "rms":
         n = total_of(xp.asarray(row.shape[1], dtype=np.float32))
         squares = squares / xp.maximum(n, np.float32(1))
-    norm = xp.sqrt(squares)
-    return xp.where(norm > 0, 1 / xp.where(norm > 0, norm, 1), 1).astype(np.float32).reshape(1)
+    norm = xp.clip(xp.sqrt(squares), np.float32(2**-126), np.float32(2**126))
+    return xp.where(squares > 0, 1 / norm, 1).astype(np.float32).reshape(1)
 
 
 def _equal_before(xp, equal: list, axis_name) -> list:
