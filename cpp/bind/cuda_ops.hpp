@@ -42,7 +42,7 @@ pybind11::dict cuda_ops() {
     return cuda::rotated_bytes(rows_of(in) * in[0].back(), number(attributes, "hadamard"));
   };
   const Workspace selection = [](const Shapes& in, const py::dict&) {
-    return cuda::selection_workspace(in[0][1]);
+    return cuda::selection_workspace({in[0][1]});
   };
 
   add.template operator()<&cuda::group_statistic<float>, &cuda::group_statistic<bfloat16>>(
@@ -81,6 +81,13 @@ pybind11::dict cuda_ops() {
       "prune");
   add.template operator()<&cuda::top_k_mask<float>, &cuda::top_k_mask<bfloat16>,
                           &cuda::top_k_mask<float16>>("top_k_mask", selection);
+  add.template operator()<&cuda::joint_top_k_mask<float>, &cuda::joint_top_k_mask<bfloat16>,
+                          &cuda::joint_top_k_mask<float16>>(
+      "joint_top_k_mask", [](const Shapes& in, const py::dict&) {
+        std::vector<int64_t> sizes;
+        for (size_t p = 2; p < in.size(); ++p) sizes.push_back(in[p][1]);
+        return cuda::selection_workspace(sizes);
+      });
   add.template operator()<&cuda::select_threshold<float>, &cuda::select_threshold<bfloat16>,
                           &cuda::select_threshold<float16>>("select_threshold", selection);
   add.template operator()<&cuda::key_histogram<float>, &cuda::key_histogram<bfloat16>,

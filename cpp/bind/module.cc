@@ -55,6 +55,8 @@ PYBIND11_MODULE(_core, m) {
   ops["unpack_bits"] = op<&unpack_bits>();
   ops["block_sum"] = op<&block_sum<float>, &block_sum<bfloat16>, &block_sum<float16>>();
   ops["top_k_mask"] = op<&top_k_mask<float>, &top_k_mask<bfloat16>, &top_k_mask<float16>>();
+  ops["joint_top_k_mask"] =
+      op<&joint_top_k_mask<float>, &joint_top_k_mask<bfloat16>, &joint_top_k_mask<float16>>();
   ops["select_threshold"] =
       op<&select_threshold<float>, &select_threshold<bfloat16>, &select_threshold<float16>>();
   ops["key_histogram"] =

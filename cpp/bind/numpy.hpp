@@ -78,12 +78,17 @@ class NumpySource {
  public:
   NumpySource(const std::vector<py::object>& in, const std::vector<py::array>& out,
               const py::dict& attrs)
-      : in_(in), out_(out), attrs_{attrs} {}
+      : in_(in), out_(out), attrs_{attrs}, order_(in.size(), out.size()) {}
 
   template <class P>
   P get() {
     if constexpr (std::is_same_v<P, Parts>) {
-      return lists_.emplace_front(py::reinterpret_borrow<py::list>(in_[at_in_++])).parts();
+      return lists_.emplace_front(py::reinterpret_borrow<py::list>(in_[order_.in++])).parts();
+    } else if constexpr (Param<P>::is_list) {
+      P list;
+      for (size_t n = order_.listed<P>(); n > 0; --n)
+        list.each.push_back(get<typename Param<P>::One>());
+      return list;
     } else if constexpr (Param<P>::is_view) {
       py::array array = next<P>();
       using Element = typename Param<P>::Element;
@@ -102,28 +107,31 @@ class NumpySource {
   template <class P>
   bool matches() {
     if constexpr (std::is_same_v<P, Parts>) {
-      return at_in_ < in_.size() && py::isinstance<py::list>(in_[at_in_++]);
+      return order_.in < in_.size() && py::isinstance<py::list>(in_[order_.in++]);
+    } else if constexpr (Param<P>::is_list) {
+      for (size_t n = order_.listed<P>(); n > 0; --n)
+        if (!matches<typename Param<P>::One>()) return false;
     } else if constexpr (Param<P>::is_view) {
-      if (Param<P>::is_input ? at_in_ >= in_.size() : at_out_ >= out_.size()) return false;
+      if (!order_.has_next<P>()) return false;
       const py::array array = next<P>();
       return py::isinstance<py::array_t<NumpyElement<typename Param<P>::Element>>>(array) &&
              takes_rank<P>(array.ndim());
     }
     return true;
   }
-  bool exhausted() const { return at_in_ == in_.size() && at_out_ == out_.size(); }
+  bool exhausted() const { return order_.exhausted(); }
 
  private:
   template <class P>
   py::array next() {
-    if constexpr (Param<P>::is_input) return py::reinterpret_borrow<py::array>(in_[at_in_++]);
-    return out_[at_out_++];
+    if constexpr (Param<P>::is_input) return py::reinterpret_borrow<py::array>(in_[order_.in++]);
+    return out_[order_.out++];
   }
   const std::vector<py::object>& in_;
   const std::vector<py::array>& out_;
   std::forward_list<PartsOf> lists_;
   NumpyAttributes attrs_;
-  size_t at_in_ = 0, at_out_ = 0;
+  Order order_;
 };
 
 template <auto... fns>

@@ -3,8 +3,8 @@
 //     void name(Where, View<const T, R>... inputs, View<T, R>... outputs, Attrs)
 //
 // Where it runs is a `const Parallel&` or a CUDA stream. Const views are inputs, the others
-// outputs; an attribute struct lists its fields once. What runs on the host only may take Parts, a
-// list of arrays, as an input.
+// outputs; an attribute struct lists its fields once. The last input may be Views, and an output
+// then too. What runs on the host only may take Parts, a list of arrays, as an input.
 #pragma once
 #include <tuple>
 #include <type_traits>
@@ -16,11 +16,18 @@ namespace bitlaw::bind {
 
 template <class P>
 struct Param {
-  static constexpr bool is_view = false;
+  static constexpr bool is_view = false, is_list = false;
+};
+template <class E, int R>
+struct Param<Views<E, R>> {
+  static constexpr bool is_view = false, is_list = true;
+  static constexpr bool is_input = std::is_const_v<E>;
+  using One = View<E, R>;
 };
 template <class E, int R>
 struct Param<View<E, R>> {
-  static constexpr bool is_view = true, is_input = std::is_const_v<E>;
+  static constexpr bool is_view = true, is_list = false;
+  static constexpr bool is_input = std::is_const_v<E>;
   static constexpr int rank = R;
   using Element = std::remove_const_t<E>;
 };
@@ -37,6 +44,28 @@ void set_shape(P& view, const Dims& dims, int64_t rank) {
   if constexpr (Param<P>::rank > 1)
     if (one_row) view.shape[1] = 1;
 }
+
+// Arrays read in order, of which a list takes the inputs that are left and as many outputs.
+class Order {
+ public:
+  Order(size_t inputs, size_t outputs) : inputs_(inputs), outputs_(outputs) {}
+
+  template <class P>
+  bool has_next() const {
+    return Param<P>::is_input ? in < inputs_ : out < outputs_;
+  }
+  template <class P>
+  size_t listed() {
+    if (Param<P>::is_input) listed_ = inputs_ - in;
+    return listed_;
+  }
+  bool exhausted() const { return in == inputs_ && out == outputs_; }
+
+  size_t in = 0, out = 0;
+
+ private:
+  size_t inputs_, outputs_, listed_ = 0;
+};
 
 template <auto fn>
 struct Signature;

@@ -46,11 +46,16 @@ struct XlaAttributes {
 class XlaSource {
  public:
   XlaSource(ffi::RemainingArgs& args, ffi::RemainingRets& rets, ffi::Dictionary& attrs)
-      : args_(args), rets_(rets), attrs_{attrs} {}
+      : args_(args), rets_(rets), attrs_{attrs}, order_(args.size(), rets.size()) {}
 
   template <class P>
   P get() {
-    if constexpr (Param<P>::is_view) {
+    if constexpr (Param<P>::is_list) {
+      P list;
+      for (size_t n = order_.listed<P>(); n > 0; --n)
+        list.each.push_back(get<typename Param<P>::One>());
+      return list;
+    } else if constexpr (Param<P>::is_view) {
       const ffi::AnyBuffer buffer = next<P>();
       P view{static_cast<decltype(view.data)>(buffer.untyped_data()), {}};
       const auto dims = buffer.dimensions();
@@ -62,28 +67,31 @@ class XlaSource {
   }
   template <class P>
   bool matches() {
-    if constexpr (Param<P>::is_view) {
-      if (Param<P>::is_input ? in_ >= args_.size() : out_ >= rets_.size()) return false;
+    if constexpr (Param<P>::is_list) {
+      for (size_t n = order_.listed<P>(); n > 0; --n)
+        if (!matches<typename Param<P>::One>()) return false;
+    } else if constexpr (Param<P>::is_view) {
+      if (!order_.has_next<P>()) return false;
       const ffi::AnyBuffer buffer = next<P>();
       return buffer.element_type() == kXlaType<typename Param<P>::Element> &&
              takes_rank<P>(static_cast<int64_t>(buffer.dimensions().size()));
     }
     return true;
   }
-  bool exhausted() const { return in_ == args_.size() && out_ == rets_.size(); }
+  bool exhausted() const { return order_.exhausted(); }
 
  private:
   template <class P>
   ffi::AnyBuffer next() {
     if constexpr (Param<P>::is_input)
-      return args_.get<ffi::AnyBuffer>(in_++).value();
+      return args_.get<ffi::AnyBuffer>(order_.in++).value();
     else
-      return *rets_.get<ffi::AnyBuffer>(out_++).value();
+      return *rets_.get<ffi::AnyBuffer>(order_.out++).value();
   }
   ffi::RemainingArgs& args_;
   ffi::RemainingRets& rets_;
   XlaAttributes attrs_;
-  size_t in_ = 0, out_ = 0;
+  Order order_;
 };
 
 // Calls the first of the functions, instantiations for other element types, that fits the buffers.

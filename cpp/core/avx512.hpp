@@ -1,8 +1,9 @@
-// Maps with instructions that the compiler does not find: bfloat16 rounded by the processor, and
-// the levels of NF4 looked up in a register. The same bits as chunk.hpp, whose maps they stand in
-// for.
+// Leaves with instructions that the compiler does not find: bfloat16 rounded by the processor, the
+// levels of NF4 looked up in a register, comparisons that are bits of a mask at once. The same bits
+// as in chunk.hpp and groups.hpp, whose leaves they stand in for.
 #pragma once
 #include "core/chunk.hpp"
+#include "core/groups.hpp"
 
 // (clang does not know prefer-vector-width, and then ignores all of the target.)
 #if defined(__x86_64__) && !defined(__CUDACC__) && !defined(__clang__)
@@ -129,6 +130,50 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
       map<16, false>(x, y, flags, m, groups, block, ahead, c);
     else
       map<8, false>(x, y, flags, m, groups, block, ahead, c);
+  }
+};
+
+// Groups of four 16-bit elements where they lie, 32 elements at a time: a group is a word of 64
+// bits, and turning it brings each element its rivals.
+template <class T>
+  requires(sizeof(T) == 2)
+struct OwnForm<RankAlong<T, 4>> : std::true_type {
+  using Plain = RankAlong<T, 4>;
+  // Numbers of Span, which order magnitudes, with one for all NaN.
+  BITLAW_OWN static __m512i key(const T* x) {
+    constexpr int16_t kNan = Span<T>::kNan, kNumber = Span<T>::kNumbers - 1;
+    const __m512i number =
+        _mm512_and_si512(_mm512_add_epi16(_mm512_loadu_si512(x), _mm512_set1_epi16(kNan)),
+                         _mm512_set1_epi16(kNumber));
+    return _mm512_max_epu16(number, _mm512_set1_epi16(kNan - 1));
+  }
+  // A rival that comes later in its group has to be larger: by 1, which is added to the key.
+  BITLAW_OWN static __m512i later(__m512i key, int64_t ones) {
+    return _mm512_add_epi16(key, _mm512_set1_epi64(ones));
+  }
+  template <int n>
+  BITLAW_OWN static void map(const T* x, uint8_t* bits, int64_t length) {
+    for (int64_t i = 0; i < length; i += 32) {
+      __builtin_prefetch(x + i + 4096, 0, 2);  // two pages on: what is read ahead ends with a page
+      const __m512i k = key(x + i);
+      // Whether the rival 1, 2 and 3 places before, around the group, is taken first.
+      const uint32_t a =
+          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 16), later(k, 0x0000000000000001));
+      const uint32_t b =
+          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 32), later(k, 0x0000000000010001));
+      const uint32_t c =
+          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 48), later(k, 0x0000000100010001));
+      const uint32_t lost = n == 1 ? a | b | c : n == 2 ? (a & b) | (c & (a | b)) : a & b & c;
+      const uint32_t code = ~lost;
+      std::memcpy(bits + i / 8, &code, sizeof(code));
+    }
+  }
+  BITLAW_OWN static void run(const T* x, uint8_t* bits, int64_t groups, int64_t n) {
+    const int64_t length = 4 * groups, whole = n < 4 ? length / 32 * 32 : 0;
+    if (n == 1) map<1>(x, bits, whole);
+    if (n == 2) map<2>(x, bits, whole);
+    if (n == 3) map<3>(x, bits, whole);
+    Plain::run(x + whole, bits + whole / 8, (length - whole) / 4, n);
   }
 };
 

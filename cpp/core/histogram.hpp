@@ -15,7 +15,8 @@ void key_histogram(const Parallel& par, View<const T, 2> x, View<const float, 1>
                 std::to_string(range.item(i)[0]) + " and " + std::to_string(range.item(i)[1]));
   over_items(par, x.shape[0], x.shape[1], [&](const Parallel& threads, int64_t i) {
     const Range r{range.item(i)[0], range.item(i)[1]};
-    const Histogram h = histogram(threads, x.item(i), x.shape[1], scale.data[i], r);
+    const std::vector<Segment<T>> one{{x.item(i), x.shape[1], scale.data[i]}};
+    const Histogram h = histogram(threads, Segments<T>(one), r);
     above.data[i] = static_cast<int32_t>(h.above);
     std::copy(h.bins.begin(), h.bins.end(), bins.item(i));
   });
@@ -28,12 +29,12 @@ void threshold_mask(const Parallel& par, View<const T, 2> x, View<const float, 1
                     View<uint8_t, 2> mask) {
   const int64_t n = x.shape[1];
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
+    const std::vector<Segment<T>> one{{x.item(i), n, scale.data[i], mask.item(i)}};
     const int32_t key = threshold.data[i];
-    const float by = scale.data[i];
     if (ties.data[i] == 0)
-      mark_beyond(threads, x.item(i), n, by, key, mask.item(i));
+      mark_beyond(threads, Segments<T>(one), key);
     else
-      mark_first(threads, x.item(i), n, by, key, key, ties.data[i], mask.item(i));
+      mark_first(threads, Segments<T>(one), {key, key, ties.data[i], ties.data[i]});
   });
 }
 

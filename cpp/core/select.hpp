@@ -11,10 +11,8 @@
 #include <cmath>
 #include <mutex>
 #include <tuple>
-#include <vector>
 
-#include "core/key.hpp"
-#include "core/parallel.hpp"
+#include "core/segments.hpp"
 
 namespace bitlaw {
 
@@ -25,62 +23,29 @@ inline constexpr int64_t kCopied = 16 * 1024;
 // From here a larger sample costs less than the elements that a wider range holds.
 inline constexpr int64_t kWideSample = 1 << 24;
 
-struct Histogram {
-  int64_t above = 0;
-  std::vector<int32_t> bins = std::vector<int32_t>(kBins);
-
-  // The largest bin such that it and all above hold at least `keep` keys, or -1; `keep` becomes
-  // what is to be taken from that bin.
-  int64_t find(int64_t& keep) const {
-    if (above >= keep) return -1;
-    keep -= above;
-    for (int64_t b = kBins - 1; b >= 0; --b) {
-      if (bins[b] >= keep) return b;
-      keep -= bins[b];
-    }
-    return -1;
-  }
-};
-
-template <class T>
-Histogram histogram(const Parallel& par, const T* x, int64_t n, float scale, Range range) {
-  const CountRange<T> count(scale, range, range.last_of(kBins - 1));
-  std::vector<Histogram> parts;  // of threads, that none adds to now
-  std::mutex mutex;
-  const auto take = [&] {
-    std::lock_guard lock(mutex);
-    if (parts.empty()) return Histogram();
-    Histogram part = std::move(parts.back());
-    parts.pop_back();
-    return part;
-  };
-  par(n, kSerial, [&](int64_t begin, int64_t end) {
-    Histogram part = take();
-    on_isa<CountRange<T>>(x + begin, end - begin, count, &part.above, part.bins.data());
-    std::lock_guard lock(mutex);
-    parts.push_back(std::move(part));
-  });
-  if (parts.empty()) return {};
-  Histogram total = std::move(parts.back());  // sums of integers: any order gives the same
-  parts.pop_back();
-  for (const Histogram& part : parts) {
-    total.above += part.above;
-    for (int64_t b = 0; b < kBins; ++b) total.bins[b] += part.bins[b];
-  }
-  return total;
-}
-
-// The range that holds the keep-th largest of n keys, three standard errors to either side, if a
+// The range that holds the keep-th largest of all keys, three standard errors to either side, if a
 // sample may be trusted. No branch per element: those of a sort cost more than the reads.
 template <class T>
-Range sampled_range(const T* x, int64_t n, int64_t keep) {
-  const int64_t size = n < kWideSample ? 8192 : 32768;
-  std::vector<T> sample(size);
-  uint64_t at = 0;  // golden-ratio steps: no period of the data is met
-  for (T& one : sample) {
-    one = x[(static_cast<unsigned __int128>(at) * n) >> 64];
-    at += 0x9e3779b97f4a7c15ull;
+Range sampled_range(const Segments<T>& segments, int64_t keep) {
+  const int64_t n = segments.n(), wanted = n < kWideSample ? 8192 : 32768;
+  std::vector<Segment<T>> parts;  // of the sample, each segment's share
+  int64_t size = 0, before = 0;
+  for (const Segment<T>& segment : segments.each()) {
+    before += segment.n;
+    const auto end = static_cast<int64_t>(static_cast<unsigned __int128>(wanted) * before / n);
+    parts.push_back({nullptr, end - size, segment.scale});
+    size = end;
   }
+  std::vector<T> sample(size);
+  T* one = sample.data();
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const Segment<T>& from = segments.each()[p];
+    parts[p].x = one;
+    uint64_t at = 0;  // golden-ratio steps: no period of the data is met
+    for (int64_t i = 0; i < parts[p].n; ++i, at += 0x9e3779b97f4a7c15ull)
+      *one++ = from.x[(static_cast<unsigned __int128>(at) * from.n) >> 64];
+  }
+  const Segments<T> sampled(parts);
   const auto drawn = static_cast<double>(size);
   const double share = static_cast<double>(keep) / static_cast<double>(n);
   const auto margin = static_cast<int64_t>(3 * std::sqrt(drawn * share * (1 - share))) + 8;
@@ -88,7 +53,7 @@ Range sampled_range(const T* x, int64_t n, int64_t keep) {
   // All keys, in which bins are coarse, then those of a few bins.
   Range range = kAllKeys;
   for (int pass = 0; pass < 2; ++pass) {
-    const Histogram h = histogram(Parallel(), sample.data(), size, 1.0f, range);
+    const Histogram h = histogram(Parallel(), sampled, range);
     const auto bin_of = [&](int64_t r, int64_t beyond) {
       return r < 1 || r > size ? beyond : std::max<int64_t>(0, h.find(r));
     };
@@ -113,16 +78,16 @@ struct Bin {
 
 // By a copy of the keys, a bin of one key; `keep` >= 1.
 template <class T>
-Bin small_bin(const T* x, int64_t n, int64_t keep) {
+Bin small_bin(const Segments<T>& segments, int64_t keep) {
   static thread_local std::vector<int32_t> keys;
-  keys.resize(n);
-  for (int64_t i = 0; i < n; ++i) keys[i] = selection_key(to_float(x[i]));
+  keys.resize(segments.n());
+  auto at = keys.begin();
+  for (const Segment<T>& segment : segments.each())
+    for (int64_t i = 0; i < segment.n; ++i) *at++ = scaled_key(segment.x[i], segment.scale);
   std::nth_element(keys.begin(), keys.begin() + (keep - 1), keys.end(), std::greater<>());
   const int32_t key = keys[keep - 1];
-  const auto equal = [&](int64_t begin, int64_t end) {
-    return std::count(keys.begin() + begin, keys.begin() + end, key);
-  };
-  return {key, key, equal(0, n), equal(0, keep)};
+  const auto equal = [&](auto end) { return std::count(keys.begin(), end, key); };
+  return {key, key, equal(keys.end()), equal(keys.begin() + keep)};
 }
 
 // Keys of narrow types are kZeroKey and multiples of 2^this beyond it: bins need not be finer.
@@ -133,116 +98,116 @@ inline constexpr int kKeySpacing<bfloat16> = 16;
 template <>
 inline constexpr int kKeySpacing<float16> = 13;
 
-// The least key that a T may have and that is not less than this.
-template <class T>
-int32_t next_key(int32_t key) {
-  constexpr int32_t kBetween = (1 << kKeySpacing<T>)-1;
-  return key <= kZeroKey ? key : ((key - kZeroKey + kBetween) & ~kBetween) + kZeroKey;
+// The least key that is not less than this, where they are so far apart.
+inline int32_t next_key(int32_t key, int spacing) {
+  const int32_t between = (1 << spacing) - 1;
+  return key <= kZeroKey ? key : ((key - kZeroKey + between) & ~between) + kZeroKey;
 }
 
 // By histograms, until a bin of more than one key holds at most `crowd`; `keep` >= 1.
 template <class T>
-Bin histogram_bin(const Parallel& par, const T* x, int64_t n, int64_t keep, int64_t crowd) {
-  Range range = sampled_range(x, n, keep);
-  Histogram h = histogram(par, x, n, 1.0f, range);
+Bin histogram_bin(const Parallel& par, const Segments<T>& segments, int64_t keep, int64_t crowd) {
+  Range range = sampled_range(segments, keep);
+  Histogram h = histogram(par, segments, range);
   int64_t left = keep, bin = h.find(left);
   if (bin < 0) {  // not in the sample's range
     range = kAllKeys;
-    h = histogram(par, x, n, 1.0f, range);
+    h = histogram(par, segments, range);
     bin = h.find(left = keep);
   }
+  const int spacing = segments.plain() ? kKeySpacing<T> : 0;
   // Of one key: fine enough, and without NaN beside zero.
   const auto is_one = [&] {
-    return range.shift == 0 || (range.shift <= kKeySpacing<T> && range.first_of(bin) > 0);
+    return range.shift == 0 || (range.shift <= spacing && range.first_of(bin) > 0);
   };
   while (h.bins[bin] > crowd && !is_one()) {
     range = range.inside(bin, bin);
-    h = histogram(par, x, n, 1.0f, range);
+    h = histogram(par, segments, range);
     bin = h.find(left = keep);
   }
-  return {next_key<T>(range.first_of(bin)), range.last_of(bin), h.bins[bin], left};
-}
-
-// leaf(first element, how many, bytes of the mask) for stretches of x, handed out in order.
-inline constexpr int64_t kMarked = 8192;  // a multiple of 64: threads write different bytes
-template <class T, class Leaf>
-void mark(const Parallel& par, const T* x, int64_t n, uint8_t* mask, const Leaf& leaf) {
-  par((n + kMarked - 1) / kMarked, kSerial / kMarked, [&](int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u)
-      leaf(x + u * kMarked, std::min(kMarked, n - u * kMarked), mask + u * (kMarked / 8));
-  });
+  return {next_key(range.first_of(bin), spacing), range.last_of(bin), h.bins[bin], left};
 }
 
 // Marks keys beyond `last`.
 template <class T>
-void mark_beyond(const Parallel& par, const T* x, int64_t n, float scale, int32_t last,
-                 uint8_t* bits) {
-  const Span<T> span(scale, last, last);
-  mark(par, x, n, bits,
-       [&](const T* part, int64_t m, uint8_t* out) { on_isa<MarkBeyond<T>>(part, m, span, out); });
+void mark_beyond(const Parallel& par, const Segments<T>& segments, int32_t last) {
+  segments.walk(par, [&](const Slice<T>& s) {
+    on_isa<MarkBeyond<T>>(s.x(), s.size(), Span<T>(s.segment.scale, last, last), s.bits());
+  });
 }
+
+// body(slice, those within the bin, how many), after marking what is beyond it.
+template <class T, class Body>
+void mark_and_find(const Parallel& par, const Segments<T>& segments, const Bin& bin,
+                   const Body& body) {
+  segments.walk(par, [&](const Slice<T>& s) {
+    uint64_t within[kSlice / 64];
+    int64_t found = 0;
+    on_isa<MarkSpan<T>>(s.x(), s.size(), Span<T>(s.segment.scale, bin.first, bin.last), s.bits(),
+                        within, &found);
+    body(s, within, found);
+  });
+}
+inline void set_bit(uint8_t* bits, int64_t i) { bits[i / 8] |= static_cast<uint8_t>(1u << i % 8); }
 
 // Marks what is beyond the bin, and of the bin the `take` largest, lowest index first among equals.
 template <class T>
-void mark_collecting(const Parallel& par, const T* x, int64_t n, const Bin& bin, uint8_t* bits) {
+void mark_collecting(const Parallel& par, const Segments<T>& segments, const Bin& bin) {
   struct Found {
     int32_t key;
-    int64_t index;
-    bool operator<(const Found& o) const { return key != o.key ? key > o.key : index < o.index; }
+    int64_t slice, index;
+    bool operator<(const Found& o) const {
+      return std::tuple(-key, slice, index) < std::tuple(-o.key, o.slice, o.index);
+    }
   };
   std::vector<Found> all;
   std::mutex mutex;
-  const Span<T> span(1.0f, bin.first, bin.last);
-  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
-    uint64_t within[kMarked / 64];
-    int64_t found = 0;
-    on_isa<MarkSpan<T>>(part, m, span, out, within, &found);
+  mark_and_find(par, segments, bin, [&](const Slice<T>& s, const uint64_t* within, int64_t found) {
     if (!found) return;
     std::lock_guard lock(mutex);  // the order they are found in is lost below
-    each_bit(within, m,
-             [&](int64_t i) { all.push_back({selection_key(to_float(part[i])), part - x + i}); });
+    each_bit(within, s.size(), [&](int64_t i) {
+      all.push_back({scaled_key(s.x()[i], s.segment.scale), s.number, i});
+    });
   });
   std::nth_element(all.begin(), all.begin() + (bin.take - 1), all.end());
-  for (int64_t i = 0; i < bin.take; ++i)
-    bits[all[i].index / 8] |= static_cast<uint8_t>(1u << (all[i].index % 8));
+  for (int64_t i = 0; i < bin.take; ++i) set_bit(segments.slice(all[i].slice).bits(), all[i].index);
 }
 
-// Marks keys beyond `last`, and the first `ties` of keys first to last. Stretches are compared side
-// by side and take their ties in turn: the one whose turn it is has begun, so waiting ends.
+// Marks what is beyond the bin, and the first `take` in it. Slices are compared side by side and
+// take theirs in turn: the one whose turn it is has begun, so waiting ends.
 template <class T>
-void mark_first(const Parallel& par, const T* x, int64_t n, float scale, int32_t first,
-                int32_t last, int64_t ties, uint8_t* bits) {
+void mark_first(const Parallel& par, const Segments<T>& segments, const Bin& bin) {
   std::atomic<int64_t> turn{0};
-  const Span<T> span(scale, first, last);
-  mark(par, x, n, bits, [&](const T* part, int64_t m, uint8_t* out) {
-    uint64_t within[kMarked / 64];
-    int64_t found = 0;
-    on_isa<MarkSpan<T>>(part, m, span, out, within, &found);
-    const int64_t me = (part - x) / kMarked;
-    while (turn.load(std::memory_order_acquire) != me) std::this_thread::yield();
-    int64_t mine = std::min(ties, found);
-    ties -= mine;
-    turn.store(me + 1, std::memory_order_release);
+  int64_t left = bin.take;
+  mark_and_find(par, segments, bin, [&](const Slice<T>& s, const uint64_t* within, int64_t found) {
+    while (turn.load(std::memory_order_acquire) != s.number) std::this_thread::yield();
+    int64_t mine = std::min(left, found);
+    left -= mine;
+    turn.store(s.number + 1, std::memory_order_release);
     if (mine == 0) return;
-    each_bit(within, m, [&](int64_t i) {
-      if (mine > 0) --mine, out[i / 8] |= static_cast<uint8_t>(1u << (i % 8));
+    each_bit(within, s.size(), [&](int64_t i) {
+      if (mine > 0) --mine, set_bit(s.bits(), i);
     });
   });
 }
 
 template <class T>
-void top_k_mask_item(const Parallel& par, const T* x, int64_t n, int64_t keep, uint8_t* bits) {
-  if (keep <= 0) {
-    std::fill_n(bits, bytes_of_bits(n), uint8_t{0});
-    return;
-  }
-  const Bin bin = n <= kCopied ? small_bin(x, n, keep) : histogram_bin(par, x, n, keep, kCollected);
+Bin bin_of_last(const Parallel& par, const Segments<T>& segments, int64_t keep, int64_t crowd) {
+  if (keep <= 0) return {kKeys, kKeys, 0, 0};
+  if (segments.n() <= kCopied) return small_bin(segments, keep);
+  return histogram_bin(par, segments, keep, crowd);
+}
+
+// Marks the `keep` largest of all segments.
+template <class T>
+void mark_largest(const Parallel& par, const Segments<T>& segments, int64_t keep) {
+  const Bin bin = bin_of_last(par, segments, keep, kCollected);
   if (bin.take == bin.count)
-    mark_beyond(par, x, n, 1.0f, bin.first - 1, bits);
+    mark_beyond(par, segments, bin.first - 1);
   else if (bin.count <= kCollected)
-    mark_collecting(par, x, n, bin, bits);
+    mark_collecting(par, segments, bin);
   else  // one crowded key
-    mark_first(par, x, n, 1.0f, bin.first, bin.last, bin.take, bits);
+    mark_first(par, segments, bin);
 }
 
 inline void require_counts(View<const int32_t, 1> keep, int64_t n) {
@@ -270,7 +235,28 @@ void top_k_mask(const Parallel& par, View<const T, 2> x, View<const int32_t, 1> 
   const int64_t n = x.shape[1];
   require_counts(keep, n);
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    top_k_mask_item(threads, x.item(i), n, keep.data[i], mask.item(i));
+    const std::vector<Segment<T>> one{{x.item(i), n, 1.0f, mask.item(i)}};
+    mark_largest(threads, Segments<T>(one), keep.data[i]);
+  });
+}
+
+// The same of several arrays together, the first first among equals: of item i the keep[i] largest
+// |x| scale[i][array].
+template <class T>
+void joint_top_k_mask(const Parallel& par, View<const int32_t, 1> keep, View<const float, 2> scale,
+                      Views<const T, 2> arrays, Views<uint8_t, 2> masks) {
+  int64_t n = 0;
+  for (const auto& x : arrays.each) n += x.shape[1];
+  require_counts(keep, n);
+  for (int64_t i = 0; i < scale.size(); ++i)
+    require(scale.data[i] > 0 && std::isfinite(scale.data[i]),
+            "scale must be positive and finite, got " + std::to_string(scale.data[i]));
+  over_items(par, keep.shape[0], n, [&](const Parallel& threads, int64_t i) {
+    std::vector<Segment<T>> segments;
+    for (size_t p = 0; p < arrays.each.size(); ++p)
+      segments.push_back({arrays.each[p].item(i), arrays.each[p].shape[1], scale.item(i)[p],
+                          masks.each[p].item(i)});
+    mark_largest(threads, Segments<T>(segments), keep.data[i]);
   });
 }
 
@@ -282,10 +268,8 @@ void select_threshold(const Parallel& par, View<const T, 2> x, View<const int32_
   const int64_t n = x.shape[1];
   require_counts(keep, n);
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    Bin bin{kKeys, kKeys, 0, 0};
-    if (keep.data[i] > 0)
-      bin = n <= kCopied ? small_bin(x.item(i), n, keep.data[i])
-                         : histogram_bin(threads, x.item(i), n, keep.data[i], 0);
+    const std::vector<Segment<T>> one{{x.item(i), n}};
+    const Bin bin = bin_of_last(threads, Segments<T>(one), keep.data[i], 0);
     key.data[i] = bin.first;
     take.data[i] = static_cast<int32_t>(bin.take);
   });

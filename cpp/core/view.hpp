@@ -1,8 +1,9 @@
-// Non-owning, row-major arrays, one (View) or a list of them (Parts). The only array types in core.
+// Non-owning, row-major arrays, one (View) or several (Views, Parts). The only array types in core.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 // A leaf is inlined into whatever calls it: a loop of one instruction set (core/isa.hpp), a kernel.
 #ifdef __CUDACC__
@@ -41,6 +42,12 @@ struct View {
     return n;
   }
   T* item(int64_t i) const { return data + i * item_size(); }
+};
+
+// Arrays of one kind and any shapes: all inputs that are left, or an output for each of those.
+template <class T, int R>
+struct Views {
+  std::vector<View<T, R>> each;
 };
 
 // Arrays of one kind that differ in their leading axis only, as bytes: length[p] items of `width`.

@@ -3,11 +3,9 @@
 // elements go and others stay, one more to number them by index. Sums are of integers, so no order
 // of atomics shows.
 //
-// Bytes per element of b bytes: top_k_mask 4 b + 1 / 8 (with ties 5 b), select_threshold 3 b,
-// key_histogram b, threshold_mask b + 1 / 8 (with ties 2 b).
-#include <cub/block/block_scan.cuh>
-
-#include "cuda/groups.cuh"
+// Bytes per element of b bytes: top_k_mask and joint_top_k_mask 4 b + 1 / 8 (with ties 5 b),
+// select_threshold 3 b, key_histogram b, threshold_mask b + 1 / 8 (with ties 2 b).
+#include "cuda/keys.cuh"
 #include "cuda/select.hpp"
 
 namespace bitlaw::cuda {
@@ -16,59 +14,7 @@ namespace {
 inline constexpr int kLevels = 3;
 inline constexpr int kLevelShift[kLevels] = {31 - kBinBits, 31 - 2 * kBinBits, 0};
 inline constexpr uint32_t kLevelBins[kLevels] = {kBins, kBins, 1 << kLevelShift[1]};
-inline constexpr int kTile = kChunk * kThreads;  // elements a block marks, a byte per thread
-inline constexpr int64_t kCounting = 1024;       // blocks that count keys: each adds up its bins
-
-using Scan = cub::BlockScan<uint32_t, kThreads>;
-
-// One item's workspace; behind it a count of ties per tile.
-struct Selection {
-  uint32_t bins[kBins];
-  int32_t key;    // of the keys found so far, the least; in the end the threshold
-  uint32_t left;  // elements still to be taken from them
-  uint32_t some;  // whether only some of the elements equal to the threshold are taken
-
-  __device__ uint32_t* ties() { return reinterpret_cast<uint32_t*>(this + 1); }
-};
-
-struct Space {
-  uint8_t* data;
-  int64_t bytes;
-  __device__ Selection& operator[](int64_t item) const {
-    return *reinterpret_cast<Selection*>(data + item * bytes);
-  }
-};
-
-// Keys of |x| scale, a chunk at a time; without scales, of |x|.
-template <class T>
-struct Keys {
-  const T* x;
-  const float* scale;
-  int64_t items, n;
-  bool whole;
-
-  Keys(View<const T, 2> x, const float* scale)
-      : x(x.data),
-        scale(scale),
-        items(x.shape[0]),
-        n(x.shape[1]),
-        whole(aligned(x.data, x.shape[1])) {}
-  int64_t tiles() const { return (n + kTile - 1) / kTile; }
-  dim3 grid(int64_t most) const {
-    return dim3(static_cast<unsigned>(std::min(tiles(), most)),
-                static_cast<unsigned>(std::min<int64_t>(items, 65535)));
-  }
-  // How many elements there are from `first`, at most a chunk, and their keys.
-  BITLAW_LEAF int load(int64_t item, int64_t first, int32_t* key) const {
-    const int64_t rest = n - first;
-    const int count = static_cast<int>(rest < kChunk ? (rest < 0 ? 0 : rest) : kChunk);
-    float v[kChunk];
-    cuda::load(x + item * n + first, count, whole && count > 0, v);
-    const float by = scale ? scale[item] : 1.0f;
-    for (int j = 0; j < kChunk; ++j) key[j] = scaled_key(v[j], by);
-    return count;
-  }
-};
+inline constexpr int64_t kCounting = 1024;  // blocks that count keys: each adds up its bins
 
 // Adds an item's keys inside the first `used` bins of the range, and those beyond to `above`.
 template <class T>
@@ -182,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) count_ties(Keys<T> keys, int64_t til
       uint32_t equal = 0, before, total;
       for (int j = 0; j < kChunk; ++j) equal += j < count && key[j] == s.key;
       Scan(storage).ExclusiveSum(equal, before, total);
-      if (threadIdx.x == 0) s.ties()[tile] = total;
+      if (threadIdx.x == 0) s.ties()[keys.first_tile + tile] = total;
       __syncthreads();
     }
   }
@@ -207,8 +153,7 @@ __global__ void __launch_bounds__(kThreads) scan_ties(int64_t items, int64_t til
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    mark(Keys<T> keys, int64_t tiles, Space space, uint8_t* mask) {
+__global__ void __launch_bounds__(kThreads) mark(Keys<T> keys, int64_t tiles, Space space) {
   __shared__ typename Scan::TempStorage storage;
   const int64_t width = bytes_of_bits(keys.n);
   for (int64_t item = blockIdx.y; item < keys.items; item += gridDim.y) {
@@ -227,13 +172,13 @@ __global__ void __launch_bounds__(kThreads)
         uint32_t rank;
         Scan(storage).ExclusiveSum(static_cast<uint32_t>(__popc(equal)), rank);
         __syncthreads();
-        rank += s.ties()[tile];
+        rank += s.ties()[keys.first_tile + tile];
         uint32_t taken = 0;
         for (int j = 0; j < kChunk; ++j)
           if (equal >> j & 1) taken |= static_cast<uint32_t>(rank++ < s.left) << j;
         equal = taken;
       }
-      if (count > 0) mask[item * width + first / kChunk] = static_cast<uint8_t>(above | equal);
+      if (count > 0) keys.mask[item * width + first / kChunk] = static_cast<uint8_t>(above | equal);
     }
   }
 }
@@ -242,58 +187,94 @@ unsigned rows_of(int64_t items) {
   return static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(items, 1), 65535));
 }
 
+// Arrays of the same items, of which one selection is made.
+template <class T>
+using Arrays = std::vector<Keys<T>>;
+
 // The threshold of every item, and how many equal elements are taken.
 template <class T>
-void find_thresholds(Stream stream, const Keys<T>& keys, const int32_t* keep, Space space) {
-  const unsigned rows = rows_of(keys.items);
-  launch(stream, rows, &begin_selection, keep, keys.items, keys.n, space);
-  if (keys.n == 0) return;
+void find_thresholds(Stream stream, const Arrays<T>& arrays, const int32_t* keep, int64_t items,
+                     Space space) {
+  int64_t n = 0;
+  for (const Keys<T>& keys : arrays) n += keys.n;
+  launch(stream, rows_of(items), &begin_selection, keep, items, n, space);
+  if (n == 0) return;
   for (int level = 0; level < kLevels; ++level) {
     const int shift = kLevelShift[level];
-    launch(stream, keys.grid(kCounting), &count_level<T>, keys, space, shift, kLevelBins[level]);
-    launch(stream, rows, &choose_bin, keys.items, space, shift);
+    for (const Keys<T>& keys : arrays)
+      if (keys.n > 0)
+        launch(stream, keys.grid(kCounting), &count_level<T>, keys, space, shift,
+               kLevelBins[level]);
+    launch(stream, rows_of(items), &choose_bin, items, space, shift);
   }
 }
 
 template <class T>
-void mark_items(Stream stream, const Keys<T>& keys, Space space, uint8_t* mask) {
-  const int64_t tiles = keys.tiles();
-  const dim3 grid = keys.grid(kMaxBlocks);
-  launch(stream, grid, &count_ties<T>, keys, tiles, space);
-  launch(stream, rows_of(keys.items), &scan_ties, keys.items, tiles, space);
-  launch(stream, grid, &mark<T>, keys, tiles, space, mask);
+void mark_items(Stream stream, const Arrays<T>& arrays, int64_t items, Space space) {
+  int64_t tiles = 0;
+  for (const Keys<T>& keys : arrays) {
+    tiles += keys.tiles();
+    if (keys.n > 0)
+      launch(stream, keys.grid(kMaxBlocks), &count_ties<T>, keys, keys.tiles(), space);
+  }
+  launch(stream, rows_of(items), &scan_ties, items, tiles, space);
+  for (const Keys<T>& keys : arrays)
+    if (keys.n > 0) launch(stream, keys.grid(kMaxBlocks), &mark<T>, keys, keys.tiles(), space);
 }
 
-Space space_of(View<uint8_t, 2> workspace, int64_t n) {
-  require(workspace.shape[1] == selection_workspace(n),
-          "workspace must have selection_workspace(n) bytes per item");
+Space space_of(View<uint8_t, 2> workspace, int64_t bytes) {
+  require(workspace.shape[1] == bytes, "workspace must have selection_workspace(n) bytes per item");
   return {workspace.data, workspace.shape[1]};
 }
 
 }  // namespace
 
-int64_t selection_workspace(int64_t n) {
-  return static_cast<int64_t>(sizeof(Selection)) + 4 * ((n + kTile - 1) / kTile);
+int64_t selection_workspace(const std::vector<int64_t>& sizes) {
+  int64_t tiles = 0;
+  for (const int64_t n : sizes) tiles += (n + kTile - 1) / kTile;
+  return static_cast<int64_t>(sizeof(Selection)) + 4 * tiles;
 }
 
 template <class T>
 void top_k_mask(Stream stream, View<const T, 2> x, View<const int32_t, 1> keep,
                 View<uint8_t, 2> mask, View<uint8_t, 2> workspace) {
-  const Space space = space_of(workspace, x.shape[1]);
+  const int64_t items = x.shape[0];
+  const Space space = space_of(workspace, selection_workspace({x.shape[1]}));
   if (x.size() == 0) return;
-  const Keys<T> keys(x, nullptr);
-  find_thresholds(stream, keys, keep.data, space);
-  mark_items(stream, keys, space, mask.data);
+  const Arrays<T> one{Keys<T>(x, mask.data)};
+  find_thresholds(stream, one, keep.data, items, space);
+  mark_items(stream, one, items, space);
   check_launch("top_k_mask");
+}
+
+template <class T>
+void joint_top_k_mask(Stream stream, View<const int32_t, 1> keep, View<const float, 2> scale,
+                      Views<const T, 2> arrays, Views<uint8_t, 2> masks,
+                      View<uint8_t, 2> workspace) {
+  const int64_t items = keep.shape[0], count = scale.shape[1];
+  Arrays<T> all;
+  std::vector<int64_t> sizes;
+  int64_t tiles = 0;
+  for (int64_t p = 0; p < count; ++p) {
+    all.emplace_back(arrays.each[p], masks.each[p].data, scale.data + p, count, tiles);
+    sizes.push_back(all.back().n);
+    tiles += all.back().tiles();
+  }
+  const Space space = space_of(workspace, selection_workspace(sizes));
+  if (items == 0 || tiles == 0) return;
+  find_thresholds(stream, all, keep.data, items, space);
+  mark_items(stream, all, items, space);
+  check_launch("joint_top_k_mask");
 }
 
 template <class T>
 void select_threshold(Stream stream, View<const T, 2> x, View<const int32_t, 1> keep,
                       View<int32_t, 1> key, View<int32_t, 1> take, View<uint8_t, 2> workspace) {
-  const Space space = space_of(workspace, x.shape[1]);
-  if (x.shape[0] == 0) return;
-  find_thresholds(stream, Keys<T>(x, nullptr), keep.data, space);
-  for_each(stream, x.shape[0], "select_threshold", [=] __device__(int64_t i) {
+  const int64_t items = x.shape[0];
+  const Space space = space_of(workspace, selection_workspace({x.shape[1]}));
+  if (items == 0) return;
+  find_thresholds(stream, Arrays<T>{Keys<T>(x)}, keep.data, items, space);
+  for_each(stream, items, "select_threshold", [=] __device__(int64_t i) {
     key.data[i] = space[i].key;
     take.data[i] = static_cast<int32_t>(space[i].left);
   });
@@ -307,7 +288,7 @@ void key_histogram(Stream stream, View<const T, 2> x, View<const float, 1> scale
     if (i % kBins == 0) above.data[i / kBins] = 0;
   });
   if (x.size() == 0) return;
-  const Keys<T> keys(x, scale.data);
+  const Keys<T> keys(x, nullptr, scale.data);
   launch(stream, keys.grid(kCounting), &count_given<T>, keys, range.data,
          reinterpret_cast<uint32_t*>(above.data), reinterpret_cast<uint32_t*>(bins.data));
   check_launch("key_histogram");
@@ -317,16 +298,18 @@ template <class T>
 void threshold_mask(Stream stream, View<const T, 2> x, View<const float, 1> scale,
                     View<const int32_t, 1> threshold, View<const int32_t, 1> ties,
                     View<uint8_t, 2> mask, View<uint8_t, 2> workspace) {
-  const Space space = space_of(workspace, x.shape[1]);
+  const Space space = space_of(workspace, selection_workspace({x.shape[1]}));
   if (x.size() == 0) return;
   launch(stream, rows_of(x.shape[0]), &begin_marking, threshold.data, ties.data, x.shape[0], space);
-  mark_items(stream, Keys<T>(x, scale.data), space, mask.data);
+  mark_items(stream, Arrays<T>{Keys<T>(x, mask.data, scale.data)}, x.shape[0], space);
   check_launch("threshold_mask");
 }
 
 #define BITLAW_SELECT(T)                                                                         \
   template void top_k_mask(Stream, View<const T, 2>, View<const int32_t, 1>, View<uint8_t, 2>,   \
                            View<uint8_t, 2>);                                                    \
+  template void joint_top_k_mask(Stream, View<const int32_t, 1>, View<const float, 2>,           \
+                                 Views<const T, 2>, Views<uint8_t, 2>, View<uint8_t, 2>);        \
   template void select_threshold(Stream, View<const T, 2>, View<const int32_t, 1>,               \
                                  View<int32_t, 1>, View<int32_t, 1>, View<uint8_t, 2>);          \
   template void key_histogram(Stream, View<const T, 2>, View<const float, 1>,                    \

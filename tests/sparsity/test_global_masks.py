@@ -1,7 +1,5 @@
 """One selection over a tree: exact counts, ties in tree order, the same over a mesh's shards."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,6 +9,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import bitlaw
+from bitlaw.ops import select
 from bitlaw.sparsity import masks_keeping
 
 
@@ -46,15 +45,6 @@ def assert_same(got, want):
         np.testing.assert_array_equal(g, w)
 
 
-@pytest.fixture(params=["copied", "counted"])
-def way(request, monkeypatch):
-    """Small trees are copied into one array; here also counted leaf by leaf, as large ones are."""
-    if request.param == "counted":
-        module = importlib.import_module("bitlaw.sparsity.global_masks")  # and not the function
-        monkeypatch.setattr(module, "_COPIED", 0)
-
-
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("door", ["numpy", "jit"])
 @pytest.mark.parametrize("rounding", [None, 4])
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.99999])
@@ -73,7 +63,6 @@ def test_the_last_bits_of_a_leaf_are_its_own(size):
     assert_same(bitlaw.global_masks(it, 0.5), by_stable_argsort(it, round((size + 13) * 0.5)))
 
 
-@pytest.mark.usefixtures("way")
 def test_keep_may_be_traced_down_to_none():
     it = jax.tree.map(jnp.asarray, tree(1))
     run = jax.jit(masks_keeping)
@@ -81,7 +70,6 @@ def test_keep_may_be_traced_down_to_none():
         assert sum(m.sum() for m in bools(run(it, keep))) == keep
 
 
-@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("value", [0.0, -2.5, np.nan])
 def test_counts_are_exact_when_all_are_equal(value):
     it = {"a": np.full((100, 50), value, np.float32), "b": np.full(80_000, value, np.float32)}
@@ -106,6 +94,28 @@ def test_normalized_magnitudes_are_divided_by_their_leafs_norm(normalize):
     differ = sum((g != w).sum() for g, w in zip(got, want, strict=True))
     assert sum(g.sum() for g in got) == round(121_224 * 0.2)
     assert differ <= 4  # a norm's last bits may swap neighbours at the threshold
+
+
+def test_norms_beyond_f32_leave_counts_exact():
+    huge = np.full((3, 300), 1e30, np.float32)
+    huge[0, :5] = np.inf
+    it = {"a": huge, "b": np.full(70, 1e-40, np.float32), "c": np.zeros(30, np.float32)}
+    for normalize in ("l2", "rms"):
+        with np.errstate(over="ignore"):  # the squares
+            got = bools(bitlaw.global_masks(it, 0.9, normalize=normalize))
+        assert sum(m.sum() for m in got) == 100 and got[0][0, :5].all()
+
+
+def test_a_scale_that_is_no_scale_is_refused_by_name():
+    x = np.ones((1, 40_000), np.float32)
+    keep = np.array([3], np.int32)
+    for bad in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="scale must be positive and finite, got"):
+            select.joint_top_k_mask(keep, np.full((1, 1), bad, np.float32), x)
+    with pytest.raises(ValueError, match="arrays must be of one dtype, got float32 and float16"):
+        select.joint_top_k_mask(keep, np.ones((1, 2), np.float32), x, x.astype(np.float16))
+    with pytest.raises(ValueError, match=r"scale must be f32\[1, 1\], got float32\[1, 2\]"):
+        select.joint_top_k_mask(keep, np.ones((1, 2), np.float32), x)
 
 
 @pytest.mark.parametrize(("rounding", "axes"), [(None, "d"), (2, "d"), (2, ("d", "e"))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from bitlaw.ops.bits import bytes_of_bits, magnitude_bits, pack_flags
@@ -88,6 +90,73 @@ def top_k_mask(x, keep):
     order = xp.argsort(-key, axis=-1, stable=True)
     rank = xp.argsort(order, axis=-1, stable=True)
     return pack_flags(rank < keep[:, None])
+
+
+def _joint_out(keep, scale, *arrays):
+    if not arrays:
+        raise ValueError("arrays must be at least one, got none")
+    for x in arrays:
+        _check_keep(x, keep)
+        if x.dtype != arrays[0].dtype:
+            raise ValueError(f"arrays must be of one dtype, got {arrays[0].dtype} and {x.dtype}")
+    if (n := sum(x.shape[1] for x in arrays)) >= 2**31:
+        raise ValueError(f"arrays must have fewer than 2^31 elements per item in all, got {n}")
+    wanted = (keep.shape[0], len(arrays))
+    if tuple(scale.shape) != wanted or str(scale.dtype) != "float32":
+        raise ValueError(f"scale must be f32{list(wanted)}, got {scale.dtype}{list(scale.shape)}")
+    return tuple(Shape((x.shape[0], bytes_of_bits(x.shape[1])), np.uint8) for x in arrays)
+
+
+def _joint_examples(rng):
+    import ml_dtypes
+
+    plain = lambda items, arrays: np.ones((items, arrays), np.float32)
+    for items, sizes in [
+        (0, (8, 9)),
+        (2, (0, 0)),
+        (1, (1,)),
+        (3, (77, 0, 12)),
+        (2, (16383, 2)),
+        (2, (40000, 9, 0, 33000)),
+        (1, (5, 200001, 70000)),
+    ]:
+        arrays = [rng.normal(size=(items, n)).astype(np.float32) for n in sizes]
+        keep = rng.integers(0, sum(sizes) + 1, items).astype(np.int32)
+        scale = np.exp(rng.normal(size=(items, len(sizes)))).astype(np.float32)
+        yield (keep, scale, *arrays), {}
+        for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):  # narrow ones are full of ties
+            yield (keep, plain(items, len(sizes)), *(x.astype(dtype) for x in arrays)), {}
+        yield (keep, scale, *(x.astype(ml_dtypes.bfloat16) for x in arrays)), {}
+    for value in (0.0, -2.5, np.nan):  # all equal: the first array, its lowest indices
+        arrays = [np.full((2, n), value, np.float32) for n in (30000, 50000)]
+        yield (np.array([10_000, 70_001], np.int32), plain(2, 2), *arrays), {}
+    arrays = [rng.integers(-2, 3, (2, n)).astype(np.float32) for n in (70_000, 9, 231_000)]
+    for keep in (70_001, 200_002, 250_003):  # two crowded keys, and zeros
+        yield (np.full(2, keep, np.int32), plain(2, 3), *arrays), {}
+        yield (np.full(2, keep, np.int32), plain(2, 3) * np.float32(1e-42), *arrays), {}
+
+
+@op(out=_joint_out, examples=_joint_examples)
+def joint_top_k_mask(keep, scale, *arrays):
+    """Packed masks of the keep[i] largest |x| scale[i, array] of all arrays of an item together.
+
+    Exactly keep[i] ones. Among equal magnitudes the first array is taken first, in it the lowest
+    index; NaN is taken last. Values of `keep` outside [0, n] are an error in the kernels.
+
+    Args:
+        keep: i32[items]
+        scale: f32[items, len(arrays)], positive and finite; products are rounded to f32.
+        arrays: f32, bf16 or f16 [items, n_a] each, of one dtype; fewer than 2^31 in all.
+
+    Returns:
+        u8[items, ceil(n_a / 8)] for each array, bits as in `top_k_mask`
+    """
+    xp = arrays[0].__array_namespace__()
+    scaled = [x.astype(np.float32) * scale[:, a : a + 1] for a, x in enumerate(arrays)]
+    order = xp.argsort(-selection_key(xp.concat(scaled, axis=1)), axis=-1, stable=True)
+    kept = xp.argsort(order, axis=-1, stable=True) < keep[:, None]
+    ends = np.cumsum([0, *(x.shape[1] for x in arrays)])
+    return tuple(pack_flags(kept[:, a:b]) for a, b in itertools.pairwise(ends))
 
 
 def _threshold_out(x, keep):

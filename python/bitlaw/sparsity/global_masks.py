@@ -1,10 +1,10 @@
 """One selection over all arrays of a tree, and over the shards of a mesh, without gathering them.
 
-Histograms of keys add up: over leaves, and by `psum` over mesh axes. A histogram of a few sampled
-elements says in which range the smallest kept key lies; a count of all elements in that range says
-in which bin, a count of that bin which key. What every leaf and shard then marks needs no further
-communication but the number of equal keys before it. Weights are read three times, and once more
-where the sample misled. A small tree is copied into one array instead: fewer, shorter calls.
+Without a mesh it is one op over all leaves. Over mesh axes histograms of keys are added up, by
+`psum`: that of a few sampled elements says in which range the smallest kept key lies; a count of
+all elements in that range says in which bin, a count of that bin which key. What every leaf and
+shard then marks needs no further communication but the number of equal keys before it. Weights are
+read three times, and once more where the sample misled.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bitlaw.ops import histogram, select
-from bitlaw.ops.bits import bytes_of_bits
 from bitlaw.ops.histogram import ALL_KEYS, BINS
 from bitlaw.sparsity.masks import BitMask
 
 SAMPLED = 1 << 16  # elements of the whole tree, about
 _SHIFT_BITS = BINS.bit_length() - 1
 _LARGE = 1 << 22  # from here a narrower range costs less than its sampling
-_COPIED = 1 << 22  # up to here a tree is copied
 NORMS = (None, "l2", "rms")
 
 
@@ -80,10 +78,13 @@ def masks_keeping(
     total_of = _identity if axis_name is None else lambda x: jax.lax.psum(x, axis_name)
     rows = [xp.asarray(leaf).reshape(1, -1) for leaf in leaves]
     keep = xp.asarray(keep, dtype=np.int32)
-    if total <= _COPIED and axis_name is None and normalize is None and _joins(rows):
-        bits = _joined_bits(xp, rows, keep)
-        return _tree_of(treedef, bits, leaves)
     scales = [_scale(xp, row, normalize, total_of) for row in rows]
+    if axis_name is None:
+        if len({row.dtype for row in rows}) > 1:
+            rows = [row.astype(np.float32) for row in rows]
+        bits = select.joint_top_k_mask(keep.reshape(1), xp.stack(scales, axis=1), *rows)
+        bits = bits if isinstance(bits, tuple) else (bits,)
+        return _tree_of(treedef, [b[0] for b in bits], leaves)
     selection = _Selection(xp, rows, scales, total_of)
     first = selection.sampled_range(keep, total)
     key, left, equal = selection.search(keep, first)
@@ -104,18 +105,6 @@ def masks_keeping(
 def _tree_of(treedef, bits: list, leaves: list):
     masks = [BitMask(b, tuple(leaf.shape)) for b, leaf in zip(bits, leaves, strict=True)]
     return jax.tree.unflatten(treedef, masks)
-
-
-def _joins(rows: list) -> bool:
-    """Whether the rows in a row are one array of which each row's bits are whole bytes."""
-    return len({row.dtype for row in rows}) == 1 and all(row.shape[1] % 8 == 0 for row in rows[:-1])
-
-
-def _joined_bits(xp, rows: list, keep) -> list:
-    """The bits of every row, of one selection over their copy."""
-    bits = select.top_k_mask(xp.concatenate(rows, axis=1), keep.reshape(1))[0]
-    ends = np.cumsum([bytes_of_bits(row.shape[1]) for row in rows])
-    return [bits[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
 class _Selection:
@@ -215,8 +204,8 @@ def _scale(xp, row, normalize: str | None, total_of: Callable):
     if normalize == "rms":
         n = total_of(xp.asarray(row.shape[1], dtype=np.float32))
         squares = squares / xp.maximum(n, np.float32(1))
-    norm = xp.sqrt(squares)
-    return xp.where(norm > 0, 1 / xp.where(norm > 0, norm, 1), 1).astype(np.float32).reshape(1)
+    norm = xp.clip(xp.sqrt(squares), np.float32(2**-126), np.float32(2**126))
+    return xp.where(squares > 0, 1 / norm, 1).astype(np.float32).reshape(1)
 
 
 def _equal_before(xp, equal: list, axis_name) -> list:
