@@ -35,8 +35,8 @@ def test_schemes_come_in_one_order_whatever_the_order_of_the_rows():
         (changed(seed=0.5), "seed must be an integer, got 0.5 in row 2"),
         (changed(scheme=""), "scheme must not be empty"),
         (changed(status="lost"), "status must be one of"),
-        (changed(run_id=quick_rows()[0]["run_id"]), "run_id must be unique"),
-        (changed(seed=0), "must be unique over runs"),
+        (changed(run_id=quick_rows()[0]["run_id"]), "run_id must be unique .* rows 1 and 2"),
+        (changed(seed=0), r"seed\) must be unique over runs, got dense, .*, 0 in rows 1 and 2"),
         ([r for r in quick_rows() if r["scheme"] != "dense"], "must include the scheme 'dense'"),
         (quick_rows() * 400, "at most 20000 rows, got 25200"),
     ],
@@ -58,6 +58,12 @@ def test_a_csv_is_read_as_its_rows(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(lines))
     assert read_runs(path).loss.tolist() == [row["loss"] for row in rows]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())  # as Excel writes it
+    assert read_runs(path).loss.tolist() == [row["loss"] for row in rows]
+    for bad in (lines[2] + ",1", "dense,1"):
+        path.write_text("\n".join([*lines[:2], bad]))
+        with pytest.raises(ValueError, match="row 2 must have an entry for each column"):
+            read_runs(path)
 
 
 def test_an_unreadable_file_is_named(tmp_path):

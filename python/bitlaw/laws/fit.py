@@ -141,7 +141,9 @@ def check(
 def _as_table(runs: Runs | Table) -> Table:
     if isinstance(runs, Table):
         return runs
-    return Table.of({name: column.tolist() for name, column in vars(runs).items()})
+    columns = {name: column.tolist() for name, column in vars(runs).items()}
+    columns["status"] = ["diverged" if lost else "ok" for lost in columns.pop("diverged")]
+    return Table.of(columns)
 
 
 def delta_from_replicates(runs: Runs) -> tuple[float, str]:

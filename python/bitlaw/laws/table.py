@@ -181,11 +181,14 @@ class Table:
         return self.without(status == "diverged", "diverged")
 
     def without_highest(self, count: int) -> Table:
-        """The table without the runs of the ``count`` highest losses."""
-        if not 0 <= count < len(self):
-            raise ValueError(f"drop_highest must be in 0..{len(self) - 1}, got {count}")
+        """The table without the ``count`` highest losses of the runs that did not diverge."""
+        lost = self.text("status") == "diverged" if "status" in self.columns else np.array(False)
+        there = np.flatnonzero(np.broadcast_to(~lost, len(self)))
+        if not 0 <= count < len(there):
+            raise ValueError(f"drop_highest must be in 0..{len(there) - 1}, got {count}")
         mask = np.zeros(len(self), bool)
-        mask[np.argsort(-self.checked("loss"), kind="stable")[:count]] = True
+        highest = np.argsort(-self[there].checked("loss"), kind="stable")[:count]
+        mask[there[highest]] = True
         return self.without(mask, f"one of the {count} highest losses")
 
     def runs(self) -> Runs:
@@ -194,9 +197,8 @@ class Table:
             raise ValueError(f"runs must hold at most {MAX_ROWS} rows, got {len(self)}")
         names = list(self.columns)
         columns = (self.columns[name].tolist() for name in names)
-        return Runs.from_rows(
-            dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)
-        )
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+        return Runs.from_rows(rows, self.rows.tolist())
 
 
 def _array(column: Sequence) -> NDArray:
