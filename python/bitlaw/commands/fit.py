@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bitlaw.commands.door import UsageError, checked
+from bitlaw.commands.door import UsageError, checked, find_law
 from bitlaw.studies.rows import write_atomic
 
 if TYPE_CHECKING:
@@ -125,10 +123,8 @@ class Fit:
             laws.check(table, tables.TABLES[self.published].law, self.level, self.resamples)
             return partial(tables.refit, self.published, **options)
         law = self.law or "effective"
-        if ":" in law:
-            sys.path.insert(0, os.getcwd())
+        find_law(law)
         columns, derive = pairs("columns", self.columns), pairs("derive", self.derive)
-        laws.forms.find(law)
         table = laws.read_table(self.runs, columns, derive, self.drop_highest)
         hold = {name: _number("hold", value) for name, value in pairs("hold", self.hold).items()}
         objective = self._objective()
@@ -246,6 +242,8 @@ def _or_nothing(value: float | None, form: str = ".5g") -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "unbounded"
     return " to ".join("unbounded" if end is None else f"{end:.4g}" for end in (low, high))
 
 

@@ -59,7 +59,7 @@ def page(fit: Fit | View, bits: Bits = unknown_bits, notes: Sequence[str] = ()) 
 
 
 def _opening(fit: Fit) -> str:
-    about = inspect.getdoc(View(fit).law.form) or ""
+    about = inspect.getdoc(View(fit).law.form) or f"The law {fit.law}"  # a user's may say nothing
     paragraphs = [part for part in about.split("\n\n") if part]
     first, formula = paragraphs[0], next((p for p in paragraphs if p.startswith("    ")), "")
     source = next((p for p in paragraphs if p.startswith("Source:")), "")
@@ -91,8 +91,8 @@ def coefficients(fit: Fit) -> Table:
         rows.append(
             (
                 name,
-                "0, a bound" if bound == "0" else bound or number(value),
-                between(low, high),
+                bound or number(value),
+                between(low, high) if name in fit.intervals else NOTHING,
                 between(profile.low, profile.high) if profile else NOTHING,
                 *(number(r.params.get(name)) for r in references),
                 "; ".join(status),
@@ -117,7 +117,7 @@ def number(value: float | None) -> str:
 def between(low: float | None, high: float | None) -> str:
     """An interval; an open end is unbounded."""
     if low is None and high is None:
-        return NOTHING
+        return "unbounded"
     ends = ["unbounded" if end is None else f"{end:.4g}" for end in (low, high)]
     return " to ".join(ends)
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from bitlaw import laws
+from bitlaw.laws import forms
 from bitlaw.laws.capacity import compositions
 from bitlaw.laws.diagnose import HELD_EXPONENTS
 from bitlaw.laws.options import measured
 from bitlaw.laws.plan import interval
 from bitlaw.laws.published import Published
-from bitlaw.laws.record import at_bound
+from bitlaw.laws.record import at_bound, inside
 from bitlaw.laws.solve import LARGEST_EFF
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages.page import Drawn, Table
@@ -115,8 +116,10 @@ def notes(view: View) -> list[str]:
 
 
 def _coefficient(fit: laws.Fit, name: str) -> str:
-    bound = at_bound(name, fit.param_status.get(name, ())) or ""
-    return f"{name} {bound}" if bound[:1] in "<>" and bound else f"{name} = {fit.params[name]:.3f}"
+    bound = at_bound(name, fit.param_status.get(name, ()))
+    if bound and bound[0] in "<>":
+        return f"{name} {bound}"
+    return f"{name} = {bound or format(fit.params[name], '.3f')}"
 
 
 def _explained(fit: laws.Fit) -> list[str]:
@@ -306,14 +309,14 @@ def _within(eff: float) -> str:
 
 
 def _at_b(fit: laws.Fit) -> str:
-    best = at_bound("b", fit.param_status.get("b", ())) or f"{fit.params['b']:.3f}"
-    low, high = fit.intervals["b"]
+    ends = inside(forms.LAWS["effective"], "b", *fit.intervals["b"])
+    low, high = ("unbounded" if end is None else f"{end:.3f}" for end in ends)
     return (
         "<h2>How eff moves with b</h2>"
-        f"<p>b = {best} fits best. The last row is the excess of the objective over that, in "
-        "units of the residual variance. If the noise of all runs were independent, an excess "
-        "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
-        f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "
+        f"<p>{_coefficient(fit, 'b')} fits best. The last row is the excess of the objective over "
+        "that, in units of the residual variance. If the noise of all runs were independent, an "
+        "excess below 2.7 would be no objection at 90%. It is not: runs share weights, data order "
+        f"and training trunks. The bootstrap, which knows that, has b from {low} to {high} "
         f"({fit.level:.0%}); that is the range to trust.</p>" + at_b(fit).html
     )
 
