@@ -162,7 +162,8 @@ def drawings(view: View) -> list[Drawn]:
             "eff-against-bits-and-sparsity",
             eff_curves(view),
             "The effective parameter multiplier against bits and sparsity, and what others "
-            "published (grey): larger models, other data and recipes.",
+            "published (grey): larger models, other data and recipes. An arrow: the interval is "
+            "open there, or goes on beyond the panel.",
         ),
         Drawn(
             "isoflop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -222,7 +223,8 @@ def drawings(view: View) -> list[Drawn]:
                 "multipliers",
                 figures.effs(fit),
                 f"Multipliers with {fit.level:.0%} intervals, and published values of the schemes "
-                "they come closest to (larger models, other data, other recipes).",
+                "they come closest to (larger models, other data, other recipes). An arrow: the "
+                "interval is open there, or goes on beyond the panel.",
             )
         )
         drawn.append(
@@ -230,7 +232,8 @@ def drawings(view: View) -> list[Drawn]:
                 "eff-against-b",
                 figures.against_b(fit),
                 "eff with b held fixed: thick where the excess of chi-squared is below 2.7 (90% "
-                "for independent noise), dots at the fitted b. Colours as in figure 1.",
+                "for independent noise), dots at the fitted b, triangles at an edge where eff is "
+                "on a bound of its search. Colours as in figure 1.",
                 narrow=True,
             )
         )
@@ -253,11 +256,16 @@ def tables(fit: laws.Fit, bits: Bits = unknown_bits) -> list[Table]:
 def trends(fit: laws.Fit) -> Table:
     """d log eff / d log(D / N) of every scheme."""
     rows = [
-        (entry.scheme, *(f"{value:+.3f}" for value in entry.trend))
+        (entry.scheme, *map(_slope, entry.trend))
         for entry in figures.identified(fit)
         if entry.trend
     ]
     return Table("eff-against-tokens-per-parameter", ("scheme", "slope", "low", "high"), rows)
+
+
+def _slope(value: float) -> str:
+    """A slope; one that takes eff through all that is searched in a factor e of D / N is none."""
+    return f"{value:+.3f}" if abs(value) < math.log(LARGEST_EFF) else "unbounded"
 
 
 def drifts(fit: laws.Fit) -> Table:
