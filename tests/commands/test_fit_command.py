@@ -116,7 +116,7 @@ def test_a_published_table_prints_both_optima(here, capsys):
             "e a finite value, got nan",
         ),
         (["--runs", "r.csv", "--law", "chinchilla"], "must have a column 'n_params'"),
-        (["--runs", "r.csv"], "must have a column 'scheme'"),
+        (["--runs", "r.csv"], "yours is called with --columns scheme=NAME; for a table without"),
         (["--runs", "r.csv", "--reduction", "mean"], "delta must be given with a residual"),
         (["--runs", "r.csv", "--level", "90"], "level must be in (0, 1), got 90"),
         (["--runs", "r.csv", "--report", "no/r.html"], "report must be in a folder that exists"),

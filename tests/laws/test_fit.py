@@ -98,6 +98,16 @@ def test_a_design_that_identifies_nothing_is_a_status(design, status):
     assert laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-20])
+def test_losses_that_say_nothing_are_a_status(scale):
+    """All equal, or so small that the arithmetic breaks down."""
+    rows = [row | {"loss": row["loss"] * scale or 2.0} for row in quick_rows()]
+    fit = fitted(rows)
+    (status,) = fit.status
+    assert status.startswith("no number: the arith" if scale else "unidentified: one value of loss")
+    assert fit.params == {} and all(e.eff is None and "ok" not in e.status for e in fit.schemes)
+
+
 def test_tokens_proportional_to_parameters_identify_nothing():
     rows = [row for row in quick_rows(budgets=[85 * n for n in SIZES]) if _ratio(row) == 85]
     assert "(D = kN)" in fitted(rows).status[0]

@@ -96,7 +96,10 @@ def test_the_highest_losses_are_dropped_and_named(tmp_path):
         ("runs.csv", b"a,b\n", "at least one row, got none"),
         ("runs.csv", b"a,b\n1,2\n3\n", "row 2 must have 2 entries, got 1"),
         ("runs.csv", b"a,a\n1,2\n", r"names of their own, got \['a'\] twice"),
-        ("runs.csv", b"\xff\xfe\x00", "codec can't decode"),
+        ("runs.csv", b"\xff\xfe\x00", "must be text in UTF-8, got .* codec can't decode"),
+        ("runs.csv", b"a;b\n1;2\n", "columns must be separated by commas, got ';' in the header"),
+        ("runs.csv", b"a\tb\n1\t2\n", r"separated by commas, got '\\t' in the header"),
+        ("runs.json", b"[" * 100_000, "recursion"),
         ("runs.csv.gz", b"no gzip", "gzip"),
         ("runs.jsonl", b"{}\n[1]\n", "one JSON object per row"),
         ("runs.jsonl", b'{"a": 1}\n{"a": ', "Expecting value"),
@@ -110,6 +113,17 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name, content, mes
     with pytest.raises(ValueError, match=message) as error:
         read_table(tmp_path / name)
     assert name in str(error.value)
+
+
+def test_a_header_with_spaces_or_a_mark_of_bytes_is_read(tmp_path):
+    (tmp_path / "r.csv").write_bytes(b"\xef\xbb\xbfscheme, loss\r\ndense, 2.5\r\n")
+    table = read_table(tmp_path / "r.csv")
+    assert table.text("scheme").tolist() == ["dense"] and table.number("loss").tolist() == [2.5]
+
+
+def test_a_column_of_lists_is_no_matrix():
+    with pytest.raises(ValueError, match=r"loss must be a number, got \[1\] in row 1"):
+        Table.of({"loss": [[1], [2]]}).checked("loss")
 
 
 def test_a_missing_file_and_a_missing_column_are_named(tmp_path):
@@ -135,7 +149,9 @@ def changed(name, value, law="chinchilla", row=2):
     [
         (changed("loss", "2,1"), "loss must be a number, got '2,1' in row 3"),
         (changed("loss", None), "loss must be a finite number, got None in row 3"),
-        (changed("loss", np.nan), "loss must be a finite number, got nan in row 3"),
+        (changed("loss", np.nan), "got nan in row 3; a run that diverged has the status diverged"),
+        (changed("loss", [2.0]), r"loss must be a number, got \[2.0\] in row 3"),
+        (changed("loss", 10**400), "loss must be a number, got 1000.* in row 3"),
         (changed("loss", -1.0), "loss must be positive, got -1.0 in row 3"),
         (changed("loss", np.inf), "loss must be positive, got inf in row 3"),
         (changed("n_params", 0), "n_params must be positive, got 0"),

@@ -152,8 +152,11 @@ def test_tiny_studies_have_levels_of_flops():
 
 
 def test_a_fit_that_identifies_nothing_has_a_page():
-    html = pages.page(replace(sparse(), params={}, residuals=(), status=("unidentified: x",)))
+    fit = replace(sparse(), params={}, residuals=(), status=("unidentified: x",))
+    html = pages.page(fit)
     assert "unidentified: x" in html and "<figure>" not in html
+    (runs,) = pages.tables(View(fit))
+    assert len(runs.rows) == 36 and {row[-1] for row in runs.rows} == {"-"}
 
 
 def test_an_effective_law_measures_compositions():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,7 +129,10 @@ class Fit:
         table = laws.read_table(self.runs, columns, derive, self.drop_highest)
         hold = {name: _number("hold", value) for name, value in pairs("hold", self.hold).items()}
         objective = self._objective()
-        laws.check(table, law, self.level, self.resamples, **objective, hold=hold)
+        try:
+            laws.check(table, law, self.level, self.resamples, **objective, hold=hold)
+        except ValueError as error:
+            raise ValueError(f"{error}{_what_to_do(str(error))}") from error
         return partial(laws.fit, table, law, hold=hold, **objective, **options)
 
     def _objective(self) -> dict:
@@ -153,6 +157,15 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{option} must name each column once, got {name!r} twice")
         found[name] = value
     return found
+
+
+def _what_to_do(error: str) -> str:
+    """What the command line has for a column that is missing; nothing for another error."""
+    missing = re.match(r"runs must have a column '(\w+)'", error)
+    if not missing:
+        return ""
+    other = "; for a table without schemes: --law chinchilla" if missing[1] == "scheme" else ""
+    return f"; say what yours is called with --columns {missing[1]}=NAME{other}"
 
 
 def _number(option: str, value: str) -> float:

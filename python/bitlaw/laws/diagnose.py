@@ -65,6 +65,8 @@ def unidentified_law(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple
     parameters = 4 + sum(not reasons for reasons in doubts.values())
     if len(runs) <= parameters:
         return (f"unidentified: {len(runs)} runs for {parameters} parameters",)
+    if len(np.unique(runs.loss)) < 2:
+        return ("unidentified: one value of loss",)
     return ()
 
 

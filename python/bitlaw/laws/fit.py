@@ -93,7 +93,11 @@ def fit(
     if record.status:
         record = replace(record, schemes=schemes.without_law(record.schemes))
     else:
-        record = _fitted(record, used, names, resamples, seed)
+        try:
+            record = _fitted(record, used, names, resamples, seed)
+        except np.linalg.LinAlgError as error:
+            status = (f"{estimate.BROKEN}: {error}",)
+            record = replace(record, status=status, schemes=schemes.without_law(record.schemes))
     if flagged.any() and (runs.scheme[~flagged] == "dense").any():
         rest = fit(runs[~flagged], law, level, resamples, delta, seed)
         record = replace(record, without_flagged=rest)

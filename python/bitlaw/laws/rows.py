@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitlaw.laws.law import Law
 from bitlaw.laws.problem import Array
-from bitlaw.laws.runs import MAX_ROWS, repeated
+from bitlaw.laws.runs import MAX_ROWS, SEEDS, repeated
 from bitlaw.laws.table import Table
 
 SIZES = ("n_params", "n_average", "n_nonzero")
@@ -118,19 +118,18 @@ def _refuse_duplicates(table: Table, numbers: list[Array], scheme: NDArray[np.st
     if found := repeated(zip(scheme.tolist(), *(x.tolist() for x in numbers), strict=True)):
         rows = " and ".join(str(table.rows[place]) for place in found)
         raise ValueError(
-            f"runs must be unique, got the same sizes, seed and loss in rows {rows}; runs that "
-            "differ in their seed need a column seed"
+            f"runs must be unique, got the same sizes, seed and loss in rows {rows}{SEEDS}"
         )
 
 
 def _unidentified_schemes(scheme: NDArray[np.str_], columns: dict[str, Array]) -> dict[str, str]:
     """The schemes that their runs say nothing certain about, and why; not dense."""
-    found = {}
-    if not np.any(scheme == "dense"):
-        raise ValueError(
-            f"runs must include the scheme 'dense' (the baseline), got {sorted(set(scheme))}"
-        )
-    for name in set(scheme.tolist()) - {"dense"}:
+    found, names = {}, sorted(set(scheme.tolist()))
+    if "dense" not in names:
+        raise ValueError(f"runs must include the scheme 'dense' (the baseline), got {names}")
+    for name in names:
+        if name == "dense":
+            continue
         mine = scheme == name
         for what, column in columns.items():
             if len(np.unique(column[mine])) < 2 <= len(np.unique(column)):

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+SEEDS = "; runs that differ in their seed need a column seed"  # after an error of duplicates
+LOST = "; a run that diverged has the status diverged in a column status"  # of no finite loss
 REQUIRED = ("scheme", "n_params", "d_tokens", "loss")
 STATUSES = ("ok", "diverged")
+SMALLEST, LARGEST = 1e-30, 1e30  # of a positive column: beyond them arithmetic breaks down
 MAX_ROWS = 20_000  # the batched solver keeps [starts, rows, parameters] in memory
 
 
@@ -120,6 +123,8 @@ def _record(row: Mapping[str, object], number: int) -> dict[str, object]:
     scheme = str(row.get("scheme") or "").strip()
     if not scheme:
         raise ValueError(f"scheme must not be empty, got {row.get('scheme')!r} in row {number}")
+    if not scheme.isprintable():
+        raise ValueError(f"scheme must be one printable line, got {scheme!r} in row {number}")
     status = str(row.get("status") or "ok")
     if status not in STATUSES:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r} in row {number}")
@@ -147,10 +152,14 @@ def _number(row: Mapping[str, object], name: str, number: int) -> float:
     value = row.get(name)
     try:
         result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r} in row {number}") from None
+    except (TypeError, ValueError, OverflowError):
+        hint = LOST if name == "loss" and value in (None, "") else ""
+        raise ValueError(
+            f"{name} must be a number, got {value!r:.60} in row {number}{hint}"
+        ) from None
     if not math.isfinite(result):
-        raise ValueError(f"{name} must be finite, got {value!r} in row {number}")
+        hint = LOST if name == "loss" else ""
+        raise ValueError(f"{name} must be finite, got {value!r} in row {number}{hint}")
     return result
 
 
@@ -158,6 +167,9 @@ def _positive(row: Mapping[str, object], name: str, number: int) -> float:
     result = _number(row, name, number)
     if result <= 0:
         raise ValueError(f"{name} must be positive, got {row[name]!r} in row {number}")
+    if not SMALLEST <= result <= LARGEST:
+        words = f"between {SMALLEST:g} and {LARGEST:g}"
+        raise ValueError(f"{name} must be {words}, got {row[name]!r} in row {number}")
     return result
 
 
@@ -170,7 +182,7 @@ def _refuse_duplicates(records: list[dict[str, object]], numbers: list[int]) -> 
             value = ", ".join(str(records[one][name]) for name in names)
             raise ValueError(
                 f"{what} must be unique over runs, got {value} in rows {numbers[one]} and "
-                f"{numbers[other]}"
+                f"{numbers[other]}" + (SEEDS if names == size else "")
             )
 
 

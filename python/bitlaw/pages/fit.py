@@ -292,7 +292,7 @@ def runs(fit: Fit) -> Table:
     columns = dict(fit.table)
     header = (*columns, "residual")
     rows = [
-        (*(str(value) for value in row), repr(residual[run_id]))
+        (*(str(value) for value in row), repr(residual[run_id]) if run_id in residual else NOTHING)
         for run_id, *row in zip(fit.table["run_id"], *columns.values(), strict=True)
     ]
     return Table("runs", header, tuple(rows), ("scheme", "run_id"), ())
