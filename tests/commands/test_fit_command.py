@@ -62,6 +62,11 @@ def test_a_law_of_your_own_is_found_where_you_are(here, capsys):
     (here / "r.json").write_text(json.dumps(rows))
     assert cli.main(["fit", "--law", "my_laws:line", "--runs", "r.json", *QUICK]) == 0
     assert record().params == pytest.approx({"slope": -0.1, "level": 3.0}, rel=1e-6)
+    assert cli.main(["report", "fit.json"]) == 0
+    text = (here / "fit.json").read_text().replace("my_laws:line", "my_laws:curve")
+    (here / "fit.json").write_text(text)
+    assert cli.main(["report", "fit.json"]) == 2
+    assert "must be module:function that can be imported" in capsys.readouterr().err
 
 
 def test_a_table_that_identifies_nothing_is_written_with_its_status(here, capsys):
@@ -111,7 +116,7 @@ def test_a_published_table_prints_both_optima(here, capsys):
             "e a finite value, got nan",
         ),
         (["--runs", "r.csv", "--law", "chinchilla"], "must have a column 'n_params'"),
-        (["--runs", "r.csv"], "must have a column 'scheme'"),
+        (["--runs", "r.csv"], "yours is called with --columns scheme=NAME; for a table without"),
         (["--runs", "r.csv", "--reduction", "mean"], "delta must be given with a residual"),
         (["--runs", "r.csv", "--level", "90"], "level must be in (0, 1), got 90"),
         (["--runs", "r.csv", "--report", "no/r.html"], "report must be in a folder that exists"),

@@ -9,8 +9,8 @@ import pytest
 
 from bitlaw import laws
 from bitlaw.laws import Runs, diagnose, interval, solve
-from bitlaw.laws.fit import _ranks
 from bitlaw.laws.interval import Resamples
+from bitlaw.laws.schemes import _ranks
 from laws.synthetic import BUDGETS, COEFFICIENTS, EFFS, SIZES, add_noise, quick_rows
 
 
@@ -96,6 +96,16 @@ def test_a_design_that_identifies_nothing_is_a_status(design, status):
     assert fit.params == {} and all(entry.eff is None for entry in fit.schemes)
     assert len(fit.excluded) == len(quick_rows(**design))  # never silently
     assert laws.Fit.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20])
+def test_losses_that_say_nothing_are_a_status(scale):
+    """All equal, or so small that the arithmetic breaks down."""
+    rows = [row | {"loss": row["loss"] * scale or 2.0} for row in quick_rows()]
+    fit = fitted(rows)
+    (status,) = fit.status
+    assert status.startswith("no number: the arith" if scale else "unidentified: one value of loss")
+    assert fit.params == {} and all(e.eff is None and "ok" not in e.status for e in fit.schemes)
 
 
 def test_tokens_proportional_to_parameters_identify_nothing():
@@ -303,3 +313,33 @@ def test_laws_need_neither_jax_nor_matplotlib():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("flat", "bounds"),
+    [
+        (("dense", "s=0.5"), {"s=0.5": "any", "s=0.75": "<"}),
+        (("dense",), {"s=0.5": "<", "s=0.75": "<"}),
+        (("s=0.5",), {"s=0.5": ">"}),
+    ],
+)
+def test_what_amplitudes_on_their_least_say_of_a_multiplier(flat, bounds):
+    """A loss that does not fall with size has no term in N: of both, eff may be anything."""
+    rows = quick_rows(effs={name: EFFS[name] for name in ("dense", "s=0.5", "s=0.75")})
+    for row in rows:
+        if row["scheme"] in flat:
+            row["loss"] = 0.7 + 70 * row["d_tokens"] ** -0.36 + 1e-7 * row["n_params"]
+    fit = fitted(rows)
+    assert {entry.scheme: entry.bound[:1] for entry in fit.schemes if entry.bound} == {
+        name: side[:1] for name, side in bounds.items()
+    }
+    assert any(status.startswith("bound hit: a < ") for status in fit.status) == ("dense" in flat)
+    entry = fit.scheme("s=0.5")
+    if bounds["s=0.5"] == "any":
+        assert entry.bound == "any" and entry.ends == (None, None) and entry.mdd is None
+        assert entry.status[0].startswith("bound hit: eff any (neither dense nor this scheme")
+        assert "interval unbounded" in entry.status
+        with pytest.raises(ValueError, match=r"that is no bound, got 's=0\.5': any"):
+            fit.predict(1e5, 1e7, "s=0.5")
+    else:
+        assert entry.bound[0] == bounds["s=0.5"] and (None in entry.ends)

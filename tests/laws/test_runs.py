@@ -27,16 +27,19 @@ def test_schemes_come_in_one_order_whatever_the_order_of_the_rows():
         ([], "at least one row"),
         ([{"scheme": "dense", "n_params": 1, "d_tokens": 1}], "must have a column 'loss'"),
         (changed(loss="abc"), "loss must be a number, got 'abc' in row 2"),
-        (changed(loss="nan"), "loss must be finite, got 'nan' in row 2"),
+        (changed(loss="nan"), "loss must be finite, got 'nan' in row 2; a run that diverged has"),
         (changed(loss=-1.0), "loss must be positive, got -1.0 in row 2"),
-        (changed(loss=""), "loss must be a number, got '' in row 2"),
+        (changed(loss=""), "loss must be a number, got '' in row 2; a run that diverged has"),
+        (changed(loss=1e300), r"loss must be between 1e-30 and 1e\+30, got 1e\+300 in row 2"),
+        (changed(n_params=10**400), "n_params must be a number, got 1000.* in row 2"),
+        (changed(scheme="a\nb"), r"scheme must be one printable line, got 'a\\nb' in row 2"),
         (changed(n_params="6k"), "n_params must be a number, got '6k' in row 2"),
         (changed(d_tokens=0), "d_tokens must be positive, got 0 in row 2"),
         (changed(seed=0.5), "seed must be an integer, got 0.5 in row 2"),
         (changed(scheme=""), "scheme must not be empty"),
         (changed(status="lost"), "status must be one of"),
-        (changed(run_id=quick_rows()[0]["run_id"]), "run_id must be unique"),
-        (changed(seed=0), "must be unique over runs"),
+        (changed(run_id=quick_rows()[0]["run_id"]), "run_id must be unique .* rows 1 and 2"),
+        (changed(seed=0), r"seed\) must be unique over runs, got dense, .*, 0 in rows 1 and 2"),
         ([r for r in quick_rows() if r["scheme"] != "dense"], "must include the scheme 'dense'"),
         (quick_rows() * 400, "at most 20000 rows, got 25200"),
     ],
@@ -58,6 +61,12 @@ def test_a_csv_is_read_as_its_rows(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(lines))
     assert read_runs(path).loss.tolist() == [row["loss"] for row in rows]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())  # as Excel writes it
+    assert read_runs(path).loss.tolist() == [row["loss"] for row in rows]
+    for bad in (lines[2] + ",1", "dense,1"):
+        path.write_text("\n".join([*lines[:2], bad]))
+        with pytest.raises(ValueError, match="row 2 must have an entry for each column"):
+            read_runs(path)
 
 
 def test_an_unreadable_file_is_named(tmp_path):

@@ -82,6 +82,8 @@ def test_the_highest_losses_are_dropped_and_named(tmp_path):
     every = sorted(row["loss"] for row in rows())
     assert sorted(table.checked("loss")) == every[:-5]
     assert [reason for _, reason in table.excluded] == ["one of the 5 highest losses"] * 5
+    lost = Table.of({"loss": ["", 2.0, 3.0], "status": ["diverged", "ok", "ok"]})
+    assert lost.without_highest(1).rows.tolist() == [1, 2]
     fit = laws.fit(table, "chinchilla", resamples=20)
     assert fit.rows == 30 and len(fit.residuals) == 25 and fit.excluded == table.excluded
 
@@ -94,7 +96,10 @@ def test_the_highest_losses_are_dropped_and_named(tmp_path):
         ("runs.csv", b"a,b\n", "at least one row, got none"),
         ("runs.csv", b"a,b\n1,2\n3\n", "row 2 must have 2 entries, got 1"),
         ("runs.csv", b"a,a\n1,2\n", r"names of their own, got \['a'\] twice"),
-        ("runs.csv", b"\xff\xfe\x00", "codec can't decode"),
+        ("runs.csv", b"\xff\xfe\x00", "must be text in UTF-8, got .* codec can't decode"),
+        ("runs.csv", b"a;b\n1;2\n", "columns must be separated by commas, got ';' in the header"),
+        ("runs.csv", b"a\tb\n1\t2\n", r"separated by commas, got '\\t' in the header"),
+        ("runs.json", b"[" * 100_000, "recursion"),
         ("runs.csv.gz", b"no gzip", "gzip"),
         ("runs.jsonl", b"{}\n[1]\n", "one JSON object per row"),
         ("runs.jsonl", b'{"a": 1}\n{"a": ', "Expecting value"),
@@ -108,6 +113,17 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path, name, content, mes
     with pytest.raises(ValueError, match=message) as error:
         read_table(tmp_path / name)
     assert name in str(error.value)
+
+
+def test_a_header_with_spaces_or_a_mark_of_bytes_is_read(tmp_path):
+    (tmp_path / "r.csv").write_bytes(b"\xef\xbb\xbfscheme, loss\r\ndense, 2.5\r\n")
+    table = read_table(tmp_path / "r.csv")
+    assert table.text("scheme").tolist() == ["dense"] and table.number("loss").tolist() == [2.5]
+
+
+def test_a_column_of_lists_is_no_matrix():
+    with pytest.raises(ValueError, match=r"loss must be a number, got \[1\] in row 1"):
+        Table.of({"loss": [[1], [2]]}).checked("loss")
 
 
 def test_a_missing_file_and_a_missing_column_are_named(tmp_path):
@@ -133,7 +149,9 @@ def changed(name, value, law="chinchilla", row=2):
     [
         (changed("loss", "2,1"), "loss must be a number, got '2,1' in row 3"),
         (changed("loss", None), "loss must be a finite number, got None in row 3"),
-        (changed("loss", np.nan), "loss must be a finite number, got nan in row 3"),
+        (changed("loss", np.nan), "got nan in row 3; a run that diverged has the status diverged"),
+        (changed("loss", [2.0]), r"loss must be a number, got \[2.0\] in row 3"),
+        (changed("loss", 10**400), "loss must be a number, got 1000.* in row 3"),
         (changed("loss", -1.0), "loss must be positive, got -1.0 in row 3"),
         (changed("loss", np.inf), "loss must be positive, got inf in row 3"),
         (changed("n_params", 0), "n_params must be positive, got 0"),
@@ -167,8 +185,44 @@ def test_a_run_twice_is_refused():
     with pytest.raises(ValueError, match="the same sizes, seed and loss in rows 5 and 31"):
         laws.fit(Table.of(twice), "chinchilla")
     named = twice | {"loss": np.append(table.columns["loss"], 9.0), "run_id": ["r"] * 31}
-    with pytest.raises(ValueError, match="run_id must be unique over runs, got 'r' 31 times"):
+    with pytest.raises(ValueError, match=r"run_id must be unique .*got 'r' in rows 1 and 2"):
         laws.fit(Table.of(named), "chinchilla")
+
+
+@pytest.mark.parametrize("law", ["chinchilla", "effective"])
+def test_errors_name_the_rows_of_the_file_in_its_order(tmp_path, law):
+    """Fits sort their rows and may drop some first: neither moves what an error names."""
+    records = [{k: v for k, v in row.items() if k != "run_id"} for row in quick_rows()[::-1]]
+    records[0] |= {"loss": 99.0}  # the highest, dropped below
+
+    def refusal(changed, drop):
+        table = read_table(write_csv(tmp_path / "r.csv", changed), drop_highest=drop)
+        with pytest.raises(ValueError) as error:
+            laws.check(table, law)
+        return str(error.value)
+
+    def with_losses(*values):
+        at = {9: values[0], 40: values[1]}
+        return [row | {"loss": at.get(k, row["loss"])} for k, row in enumerate(records)]
+
+    found = refusal(with_losses(-1.0, -9.0), 0)  # sorted by loss, the second comes first
+    assert found.startswith("loss must be positive, got ") and found.endswith(" in row 10")
+    other = "dense" if law == "effective" else "s=0.5"  # sorted by scheme, the second comes first
+    twice = [dict(row) for row in records]
+    twice[33] = records[33] | {"scheme": "dense", "seed": 7}
+    twice[7] = twice[33] | {"scheme": other}
+    assert "in rows 8 and 34" in refusal(twice, 1)
+    fit = laws.fit(read_table(write_csv(tmp_path / "r.csv", records), drop_highest=1), law,
+                   resamples=20)  # fmt: skip
+    assert fit.excluded[0][0] == "1" and "1" not in dict(fit.residuals)
+    assert fit.table["loss"][fit.table["run_id"].index("9")] == records[8]["loss"]
+
+
+def test_a_diverged_run_of_runs_is_excluded_from_any_law():
+    rows = quick_rows()
+    rows[4] |= {"loss": "", "status": "diverged"}
+    fit = laws.fit(laws.Runs.from_rows(rows), "chinchilla", resamples=20)
+    assert fit.excluded == ((rows[4]["run_id"], "diverged"),)
 
 
 def test_a_diverged_run_is_excluded_and_said():

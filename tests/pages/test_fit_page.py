@@ -152,8 +152,11 @@ def test_tiny_studies_have_levels_of_flops():
 
 
 def test_a_fit_that_identifies_nothing_has_a_page():
-    html = pages.page(replace(sparse(), params={}, residuals=(), status=("unidentified: x",)))
+    fit = replace(sparse(), params={}, residuals=(), status=("unidentified: x",))
+    html = pages.page(fit)
     assert "unidentified: x" in html and "<figure>" not in html
+    (runs,) = pages.tables(View(fit))
+    assert len(runs.rows) == 36 and {row[-1] for row in runs.rows} == {"-"}
 
 
 def test_an_effective_law_measures_compositions():
@@ -174,3 +177,14 @@ def test_a_coefficient_at_a_bound_of_its_search_is_no_number():
     rows = {row[0]: row for row in pages.coefficients(fit).rows}
     assert rows["b_d"][1:3] == ("> 5", "0.2 to unbounded")
     assert rows["c"][1:3] == ("0, a bound", "0 to 0.5")
+
+
+def test_a_profile_shades_up_to_the_edge_where_it_is_open_and_needs_two_values():
+    values, excess = (0.2, 0.22, 0.245, 0.27, 0.3), (9.0, 2.7, 0.0, 1.0, 1.5)
+    still = Profile("c", 0.0, None, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    fit = sparse(profiles=(Profile("b_n", 0.22, None, values, excess), still))
+    panel, *others = fit_figures.profiles(View(fit)).axes
+    assert not any(other.get_visible() for other in others)
+    (shade,) = panel.patches
+    assert shade.get_x() == 0.22
+    assert shade.get_x() + shade.get_width() == pytest.approx(panel.get_xlim()[1])

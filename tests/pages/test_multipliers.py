@@ -1,16 +1,19 @@
 """The table and the page of the effective law."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from bitlaw import laws
-from bitlaw.laws import forms
+from bitlaw.laws import forms, solve
 from bitlaw.laws.plan import Budget
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages import multipliers
 from bitlaw.pages.eff_figures import eff_curves
+from bitlaw.pages.figure import reach
 from bitlaw.pages.fit import page, tables
 from bitlaw.pages.view import View
 from laws.synthetic import EFFS, SIZES, add_noise, quick_rows
@@ -79,6 +82,72 @@ def test_a_multiplier_at_a_bound_is_in_no_figure_and_every_resample_is_finite(be
     effs = [value for name, row in beyond.draws.items() if name.startswith("eff") for value in row]
     assert min(effs) > 0.99e-4 and max(effs) < 1.01e4
     forms.effective(1e3, 1e6, np.array(effs), **beyond.params)  # divides by none of them
+
+
+@pytest.fixture(scope="module")
+def open_ended():
+    """A fit with intervals that end on bounds of the search, and effs that do with b held."""
+    fit = fitted(noisy())
+    most = solve.LARGEST_EFF
+    ends = {"s=0.5": {"high": most}, "s=0.75": {"low": 1 / most}, "w=quest2/channel": {"high": 7.0}}
+    entries = tuple(replace(e, **ends.get(e.scheme, {})) for e in fit.schemes)
+    first, *rest = fit.eff_against_b
+    first = replace(first, effs=first.effs | {"s=0.5": most, "s=0.75": 1 / most})
+    return replace(fit, schemes=entries, eff_against_b=(first, *rest))
+
+
+def arrows(panel):
+    """Where the panel has arrows: {marker: points}."""
+    found = {}
+    for line in panel.lines:
+        if line.get_marker() in ("<", ">", "v", "^") and line.get_color() != "#666666":
+            found.setdefault(line.get_marker(), []).extend(line.get_xydata().tolist())
+    return found
+
+
+def farthest(panel):
+    """The largest number that is drawn."""
+    return np.nanmax(np.concatenate([np.ravel(line.get_xydata()) for line in panel.lines]))
+
+
+def test_an_interval_that_is_open_ends_in_an_arrow_at_the_edge(open_ended):
+    (panel,) = figures.effs(open_ended).axes
+    names = [entry.scheme for entry in figures.identified(open_ended)[1:]]
+    found, (least, most) = arrows(panel), panel.get_xlim()
+    assert least == 0 and 2 <= most < 2.2
+    assert sorted(found[">"]) == sorted(
+        [most, -names.index(name)]
+        for name in ("s=0.5", "w=quest2/channel")  # 7 is beyond, too
+    )
+    assert found["<"] == [[0, -names.index("s=0.75")]]
+    bits, sparsity = eff_curves(View(open_ended)).axes
+    assert arrows(bits) == {"^": [[2.0, bits.get_ylim()[1]]]}
+    assert arrows(sparsity) == {"^": [[0.5, sparsity.get_ylim()[1]]], "v": [[0.75, 0.0]]}
+    for one in (panel, bits, sparsity):
+        assert farthest(one) < 10
+
+
+def test_effs_on_a_bound_are_triangles_at_the_edge_of_the_figure_against_b(open_ended):
+    (panel,) = figures.against_b(open_ended).axes
+    b, top = open_ended.eff_against_b[0].b, panel.get_ylim()[1]
+    assert arrows(panel) == {"^": [[b, top]], "v": [[b, 0.0]]} and top < 2.2
+    assert farthest(panel) < 10
+
+
+def test_an_axis_of_multipliers_holds_every_one_and_ends_that_are_known_below_2():
+    def entry(eff, low, high):
+        return laws.SchemeFit("s=0.5", 9, 9, ("ok",), eff, low, high)
+
+    assert reach([]) == 1.05
+    assert reach([entry(0.5, 0.4, 1.4)]) == pytest.approx(1.05 * 1.4)
+    assert reach([entry(0.5, 0.4, 9.0)]) == reach([entry(0.5, 0.4, 1e4)]) == pytest.approx(2.1)
+    assert reach([entry(4.0, 3.0, 9.0)]) == pytest.approx(4.2)
+
+
+def test_a_slope_through_all_that_is_searched_is_none(open_ended):
+    steep = replace(open_ended.schemes[1], trend=(0.5, -3.0, 6e5))
+    fit = replace(open_ended, schemes=(open_ended.schemes[0], steep))
+    assert multipliers.trends(fit).rows == [(steep.scheme, "+0.500", "-3.000", "unbounded")]
 
 
 def test_published_values_outside_the_interval_are_named():

@@ -78,12 +78,26 @@ def test_smoke_trains_fits_and_writes_a_page(tmp_path, capsys):
     assert "What experts are worth" in (tmp_path / "report.html").read_text()
 
 
-def test_a_lowest_loss_inside_the_range_is_said():
-    def row(experts, n, loss):
-        return {"experts": experts, "n_dense": n, "loss": loss, "seed": 0, "status": "ok"}
+def row_of(experts, n, loss, **fields):
+    row = {"experts": experts, "n_dense": n, "loss": loss, "seed": 0, "status": "ok"}
+    return row | fields
 
-    rows = [row("", 10, 2.0), row("2/top1", 10, 1.9), row("4/top1", 10, 1.95)]
-    rows += [row("2/top1", 20, 1.8), row("4/top1", 20, 1.7), row("4/hash", 10, 1.5)]
-    assert experts_page.lowest(rows) == {"hash": [4], "top1": [2, 4]}
-    assert any("hash: 4; top1: 2, 4." in line for line in experts_page.notes(rows))
+
+def test_a_lowest_loss_inside_the_range_is_said():
+    rows = [row_of("", 10, 1.7), row_of("2/top1", 10, 1.9), row_of("4/top1", 10, 1.95)]
+    rows += [row_of("2/top1", 20, 1.8), row_of("4/top1", 20, 1.7), row_of("4/hash", 10, 1.5)]
+    assert experts_page.lowest(rows) == {"hash": {10: [4]}, "top1": {10: [2, 4], 20: [4, 2]}}
+    (line,) = (line for line in experts_page.notes(rows) if "lowest loss" in line)
+    assert "hash: 4 at N = 10; top1: 2 at N = 10, 4 at N = 20." in line
+    assert "(dense is no candidate)" in line
+    assert not any("candidates differ" in line for line in experts_page.notes(rows))
     assert not any("lowest loss" in line for line in experts_page.notes(rows[-2:]))
+
+
+def test_the_lowest_loss_of_an_n_is_among_its_own_candidates():
+    """A run that diverged leaves fewer: the most of another N is no candidate."""
+    rows = [row_of("2/top1", 10, 1.9), row_of("4/top1", 10, 1.8), row_of("2/top1", 20, 1.7)]
+    rows += [row_of("4/top1", 20, 9.0, status="diverged")]
+    assert not any("lowest loss" in line for line in experts_page.notes(rows))
+    lines = experts_page.notes([*rows, row_of("8/top1", 10, 1.85)])
+    assert "The candidates differ from N to N: top1: 2 or 4 or 8 at N = 10, 2 at N = 20." in lines

@@ -1,6 +1,8 @@
 """What the user typed, checked before anything runs."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator, Sequence
 
 
@@ -33,6 +35,15 @@ def check_schemes(argument: str, texts: Sequence[str]) -> None:
             hints = [line.strip() for line in below if line.lstrip().startswith("nearest:")]
             nearest = f" ({hints[0]})" if hints else ""
             raise UsageError(f"{argument}: {what} in {text!r}{nearest}") from error
+
+
+def find_law(name: str) -> None:
+    """Raises ValueError where there is no such law; your own is looked for where you are, too."""
+    from bitlaw.laws import forms
+
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    forms.find(name)
 
 
 def source(data: tuple[str, ...]) -> str | tuple[str, ...]:

@@ -2,15 +2,14 @@
 
 import json
 import math
-import os
-import sys
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bitlaw.commands.door import UsageError, checked
+from bitlaw.commands.door import UsageError, checked, find_law
 from bitlaw.studies.rows import write_atomic
 
 if TYPE_CHECKING:
@@ -125,14 +124,15 @@ class Fit:
             laws.check(table, tables.TABLES[self.published].law, self.level, self.resamples)
             return partial(tables.refit, self.published, **options)
         law = self.law or "effective"
-        if ":" in law:
-            sys.path.insert(0, os.getcwd())
+        find_law(law)
         columns, derive = pairs("columns", self.columns), pairs("derive", self.derive)
-        laws.forms.find(law)
         table = laws.read_table(self.runs, columns, derive, self.drop_highest)
         hold = {name: _number("hold", value) for name, value in pairs("hold", self.hold).items()}
         objective = self._objective()
-        laws.check(table, law, self.level, self.resamples, **objective, hold=hold)
+        try:
+            laws.check(table, law, self.level, self.resamples, **objective, hold=hold)
+        except ValueError as error:
+            raise ValueError(f"{error}{_what_to_do(str(error))}") from error
         return partial(laws.fit, table, law, hold=hold, **objective, **options)
 
     def _objective(self) -> dict:
@@ -157,6 +157,15 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{option} must name each column once, got {name!r} twice")
         found[name] = value
     return found
+
+
+def _what_to_do(error: str) -> str:
+    """What the command line has for a column that is missing; nothing for another error."""
+    missing = re.match(r"runs must have a column '(\w+)'", error)
+    if not missing:
+        return ""
+    other = "; for a table without schemes: --law chinchilla" if missing[1] == "scheme" else ""
+    return f"; say what yours is called with --columns {missing[1]}=NAME{other}"
 
 
 def _number(option: str, value: str) -> float:
@@ -246,6 +255,8 @@ def _or_nothing(value: float | None, form: str = ".5g") -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
+    if low is None and high is None:
+        return "unbounded"
     return " to ".join("unbounded" if end is None else f"{end:.4g}" for end in (low, high))
 
 

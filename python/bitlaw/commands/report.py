@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitlaw.commands.door import checked
+from bitlaw.commands.door import checked, find_law
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Report:
         if self.source.suffix == ".json":
             with checked():
                 fit = report.read_fit(self.source)
+                find_law(fit.law)
             out = self.out or self.source.with_suffix("")
             written = report.write_files(fit, out)
             print(f"report   {written[0]}\nfigures  {out / 'figures'}\ntables   {out / 'tables'}")

@@ -65,6 +65,8 @@ def unidentified_law(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple
     parameters = 4 + sum(not reasons for reasons in doubts.values())
     if len(runs) <= parameters:
         return (f"unidentified: {len(runs)} runs for {parameters} parameters",)
+    if len(np.unique(runs.loss)) < 2:
+        return ("unidentified: one value of loss",)
     return ()
 
 
@@ -85,6 +87,8 @@ def statuses(
     """Every reason to doubt the fit as a whole, or ("ok",)."""
     found = []
     lower, upper = design.bounds()
+    if theta[0] <= lower[0]:
+        found.append(f"bound hit: a < {theta[0] * design.n0 ** theta[-2]:.4g}")
     for name, place in (("c", -4), ("e", -3), ("b", -2), ("d", -1)):
         value = theta[place]
         if side := bound_hit(value, lower[place], upper[place]):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bitlaw.laws import diagnose, interval, profile, search
+from bitlaw.laws import diagnose, ends, interval, profile, search
 from bitlaw.laws.draws import kept
 from bitlaw.laws.interval import Units
 from bitlaw.laws.law import Law
@@ -80,12 +80,12 @@ def _without_numbers(common: dict, status: tuple[str, ...]) -> Fit:
 
 
 def _finite(value: object) -> bool:
-    """Whether every number inside is one."""
+    """Whether every number inside is one; None is the open end of an interval."""
     if isinstance(value, dict):
         return all(map(_finite, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_finite, value))
-    return math.isfinite(value)
+    return value is None or math.isfinite(value)
 
 
 def _objective(
@@ -150,8 +150,10 @@ def _numbers(
         "status": _statuses(problem, found, each, sample.n_params),
         "params": params,
         "intervals": {
-            name: _interval(draws, params[name], drawn[name], level, c.range.low)
-            for name, (c, _) in zip(problem.names, problem.coordinates, strict=True)
+            name: ends.interval(draws, params[name], drawn[name], push, level, c.range.low)
+            for name, (c, _), push in zip(
+                problem.names, problem.coordinates, problem.pushed(draws.theta), strict=True
+            )
         },
         "objective": problem.value(z),
         "rms": float(np.sqrt(np.mean(residual**2))),
@@ -164,19 +166,6 @@ def _numbers(
         "param_status": each,
         "profiles": profiles,
     }
-
-
-def _interval(
-    draws: interval.Resamples, estimate: float, drawn: Array, level: float, least: float
-) -> tuple[float, float]:
-    """The bootstrap's interval, on the logarithm where every draw has one."""
-    drawn = drawn[np.isfinite(drawn)]
-    logs = estimate > 0 and bool((drawn > 0).all())
-    if logs:
-        low, high = draws.interval(np.log(estimate), np.log(drawn), level)
-        return float(np.exp(low)), float(np.exp(high))
-    low, high = draws.interval(np.float64(estimate), drawn, level)
-    return max(float(low), least), float(high)
 
 
 def param_status(

@@ -10,30 +10,24 @@ number; a table that is not one (missing columns, text in numbers, no dense runs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
-from bitlaw.laws import diagnose, estimate, forms, interval, nested, profile, solve
+from bitlaw.laws import diagnose, ends, estimate, forms, interval, nested, profile, schemes, solve
 from bitlaw.laws import draws as keep
 from bitlaw.laws.cores import steady
 from bitlaw.laws.interval import Resamples
 from bitlaw.laws.objective import Objective, replicate_delta
 from bitlaw.laws.problem import Problem
-from bitlaw.laws.record import Fit, Profile, SchemeFit
+from bitlaw.laws.record import Fit, Profile
 from bitlaw.laws.rows import checked_rows
 from bitlaw.laws.runs import Runs
 from bitlaw.laws.solve import Array, Design
 from bitlaw.laws.table import Table
 
-POWER = 0.8  # of the minimum detectable difference
-UNBOUNDED = math.log(solve.LARGEST_EFF)  # |log eff| beyond which a number says nothing
-HARDLY_BOUNDED = math.log(4)  # distance of an end of an interval from log eff that says little
 STORED = ("run_id", "scheme", "n_params", "d_tokens", "seed", "loss")
-LARGEST_DETECTABLE = 1.0  # a difference from dense above this is no statement about a design
 
 
 @steady
@@ -92,14 +86,18 @@ def fit(
         excluded=_excluded(runs, doubts),
         flagged=tuple(runs.run_id[flagged].tolist()),
         status=diagnose.unidentified_law(used, doubts),
-        schemes=_entries(runs, doubts),
+        schemes=schemes.entries(runs, doubts),
         params={},
         intervals={},
     )
     if record.status:
-        record = replace(record, schemes=_without_law(record.schemes))
+        record = replace(record, schemes=schemes.without_law(record.schemes))
     else:
-        record = _fitted(record, used, names, resamples, seed)
+        try:
+            record = _fitted(record, used, names, resamples, seed)
+        except np.linalg.LinAlgError as error:
+            status = (f"{estimate.BROKEN}: {error}",)
+            record = replace(record, status=status, schemes=schemes.without_law(record.schemes))
     if flagged.any() and (runs.scheme[~flagged] == "dense").any():
         rest = fit(runs[~flagged], law, level, resamples, delta, seed)
         record = replace(record, without_flagged=rest)
@@ -141,7 +139,9 @@ def check(
 def _as_table(runs: Runs | Table) -> Table:
     if isinstance(runs, Table):
         return runs
-    return Table.of({name: column.tolist() for name, column in vars(runs).items()})
+    columns = {name: column.tolist() for name, column in vars(runs).items()}
+    columns["status"] = ["diverged" if lost else "ok" for lost in columns.pop("diverged")]
+    return Table.of(columns)
 
 
 def delta_from_replicates(runs: Runs) -> tuple[float, str]:
@@ -161,74 +161,31 @@ def _excluded(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[tuple[
     return tuple(reasons)
 
 
-def _entries(runs: Runs, doubts: Mapping[str, tuple[str, ...]]) -> tuple[SchemeFit, ...]:
-    """The entries of the schemes before any number is known, dense first."""
-    entries = []
-    for name, reasons in doubts.items():
-        diverged = runs.diverged[runs.scheme == name]
-        total, converged = len(diverged), int((~diverged).sum())
-        if converged < total:
-            reasons = (*reasons, f"conditional on convergence ({converged} of {total})")
-        if entries and 0 < entries[0].converged < entries[0].runs:
-            lost = f"({entries[0].converged} of {entries[0].runs})"
-            reasons = (*reasons, f"conditional on convergence of dense {lost}")
-        entries.append(SchemeFit(name, total, converged, reasons or ("ok",)))
-    return tuple(entries)
-
-
-def _without_law(entries: tuple[SchemeFit, ...]) -> tuple[SchemeFit, ...]:
-    """The entries where no law could be fitted: none of them is ok."""
-    dense, *others = entries
-    why = "law unidentified"
-    if dense.status[0].startswith("unidentified"):
-        why = f"dense {dense.status[0]}"
-    elif dense.status == ("ok",):
-        dense = replace(dense, status=(f"no number: {why}",))
-    return (
-        dense,
-        *(
-            replace(
-                entry,
-                status=(
-                    *(reason for reason in entry.status if reason != "ok"),
-                    f"no number: {why}",
-                ),
-            )
-            for entry in others
-        ),
-    )
-
-
-def _ranked(entries: list[SchemeFit]) -> tuple[SchemeFit, ...]:
-    """Dense first, then from the best to the worst; those without a number last."""
-    dense, *others = entries
-    return (dense, *sorted(others, key=lambda entry: -(entry.eff or 0)))
-
-
 def _fitted(record: Fit, runs: Runs, names: list[str], resamples: int, seed: int) -> Fit:
     """The record with its numbers, from runs that identify the law; ``names`` are their schemes."""
     design, delta = diagnose.design_of(runs, names), record.delta
     log_loss = np.log(runs.loss)
-    every, ends = solve.fit_starts(design, log_loss, delta)
-    theta = every[np.argmin(ends)]
+    every, values = solve.fit_starts(design, log_loss, delta)
+    theta = every[np.argmin(values)]
     draws = interval.resample(runs, design, theta, delta, resamples, seed)
     at_b = diagnose.eff_against_b(design, log_loss, delta, theta, names)
     residual = np.log(solve.predict(design, theta[None])[0]) - log_loss
-    numbers = dict(zip(names, _numbers(runs, design, theta, draws, record.level), strict=True))
+    each = schemes.numbers(runs, design, theta, draws, record.level)
+    numbers = dict(zip(names, each, strict=True))
     status = diagnose.statuses(runs, design, theta, log_loss, delta, at_b, draws)
     return replace(
         record,
         status=status,
         param_status=_param_status(status),
-        schemes=_ranked([_with_numbers(entry, numbers) for entry in record.schemes]),
+        schemes=schemes.ranked([schemes.with_numbers(one, numbers) for one in record.schemes]),
         params=_params(design, theta),
-        intervals=_param_intervals(design, draws, record.level),
+        intervals=_param_intervals(design, theta, draws, record.level),
         objective=float(solve.objective(design, theta[None], log_loss, np.ones(1), delta)[0]),
         rms=float(np.sqrt(np.mean(residual**2))),
         r2=1 - float(np.var(residual) / np.var(log_loss)),
         residuals=tuple(zip(runs.run_id.tolist(), residual.tolist(), strict=True)),
         minimised=Objective("log", delta),
-        starts=tuple(np.sort(ends).tolist()),
+        starts=tuple(np.sort(values).tolist()),
         profiles=_profiles(runs, design, theta, names, delta, record.level),
         table={name: tuple(getattr(runs, name).tolist()) for name in STORED},
         bootstrap=draws.method,
@@ -291,79 +248,23 @@ def _profiles(
 
 
 def _param_intervals(
-    design: Design, draws: Resamples, level: float
-) -> dict[str, tuple[float, float]]:
+    design: Design, theta: Array, draws: Resamples, level: float
+) -> dict[str, ends.Ends]:
     """The interval of each coefficient; a and c run along with b and d over decades."""
-    every = [_params(design, row) for row in draws.theta]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: tuple(np.quantile([row[name] for row in every], tails).tolist()) for name in every[0]
+    fitted, every = _params(design, theta), [_params(design, row) for row in draws.theta]
+    lower, upper = design.bounds()
+    lower[:-2] = -np.inf  # amplitudes: what keeps the logarithm of one finite is no bound of it
+    places = {
+        "a": (0, [(-2, np.log(design.n0))]),
+        "b": (-2, []),
+        "c": (-4, [(-1, np.log(design.d0))]),
+        "d": (-1, []),
+        "e": (-3, []),
     }
-
-
-def _numbers(
-    runs: Runs, design: Design, theta: Array, draws: Resamples, level: float
-) -> list[dict]:
-    """The numbers of each scheme's entry, and under "doubts" what is wrong with them."""
-    log_eff = solve.log_eff(design, theta[None])[0]
-    drawn = solve.log_eff(design, draws.theta)
-    low, high = draws.interval(log_eff, drawn, level)
-    rank = _ranks(log_eff, drawn, draws, level)
-    unbounded = (high > UNBOUNDED) | (low < -UNBOUNDED)
-    wide = np.maximum(high - log_eff, log_eff - low) > HARDLY_BOUNDED
-    side = [_side(x, theta[0], a) for x, a in zip(log_eff, theta, strict=False)]
-    log_eff, low, high = (np.clip(x, -UNBOUNDED, UNBOUNDED) for x in (log_eff, low, high))
-    z = stats.norm.ppf((1 + level) / 2)
-    detectable = np.expm1((high - low) / 2 * (z + stats.norm.ppf(POWER)) / z)
-    trend = diagnose.trend(runs, design, theta, draws, level)
-    dense = {"eff": 1.0, "doubts": ()}
-    return [dense] + [
-        {
-            "eff": math.exp(log_eff[k]),
-            "low": math.exp(low[k]),
-            "high": math.exp(high[k]),
-            "mdd": None if side[k] or detectable[k] > LARGEST_DETECTABLE else float(detectable[k]),
-            "trend": trend[k],
-            "rank": rank[k],
-            "doubts": (
-                *([f"bound hit: eff {side[k]} {math.exp(log_eff[k]):.4g}"] if side[k] else []),
-                *(["interval unbounded"] if unbounded[k] else []),
-                *(["hardly bounded"] if wide[k] and not unbounded[k] else []),
-            ),
-        }
-        for k in range(1, design.schemes)
-    ]
-
-
-def _side(log_eff: float, dense: float, own: float) -> str:
-    """ ">" or "<" where this log eff is a bound, for its own sake or that of an amplitude; else "".
-
-    An amplitude that ended on its least may be smaller: of the scheme's own, eff is more.
-    """
-    if own <= solve.SMALLEST_AMPLITUDE:
-        return ">"
-    if dense <= solve.SMALLEST_AMPLITUDE:
-        return "<"
-    return diagnose.bound_hit(log_eff, -UNBOUNDED, UNBOUNDED)
-
-
-def _ranks(log_eff: Array, drawn: Array, draws: Resamples, level: float) -> list[int]:
-    """1 + how many compressions have a paired difference to this one wholly above 0.
-
-    A difference of two log effs is taken within each resample, where dense and the noise that two
-    schemes share cancel; its interval is that of every other number. Dense (scheme 0) has no part.
-    """
-    ranks = [1]
-    for k in range(1, len(log_eff)):
-        low, _ = draws.interval(log_eff - log_eff[k], drawn - drawn[:, k : k + 1], level)
-        ranks.append(1 + int(np.sum(np.delete(low, [0, k]) > 0)))
-    return ranks
-
-
-def _with_numbers(entry: SchemeFit, numbers: Mapping[str, dict]) -> SchemeFit:
-    """The entry with its scheme's numbers, if there are any, and the doubts that come with them."""
-    if entry.scheme not in numbers:
-        return entry
-    values = dict(numbers[entry.scheme])
-    status = (*values.pop("doubts"), *(reason for reason in entry.status if reason != "ok"))
-    return replace(entry, **values, status=status or ("ok",))
+    found = {}
+    for name, (k, powers) in places.items():
+        push = ends.pushed(draws.theta, (lower, upper), k, powers)
+        least = draws.theta[:, k] <= solve.SMALLEST_AMPLITUDE
+        drawn = np.where(least, 0.0, [row[name] for row in every])
+        found[name] = ends.interval(draws, fitted[name], drawn, push, level, 0.0)
+    return found

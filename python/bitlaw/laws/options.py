@@ -64,6 +64,11 @@ def options(
         raise ValueError(f"law of the fit must be one of {', '.join(LAWS)}, got {fit.law!r}")
     if not fit.params:
         raise ValueError(f"fit must have identified the law, got {'; '.join(fit.status)}")
+    if asked := [scheme for scheme in extra if scheme in fit.bounds]:
+        raise ValueError(
+            f"scheme must have a multiplier that is no bound, got {asked[0]!r}: "
+            f"{fit.bounds[asked[0]]}"
+        )
     if fit.law == "effective":
         return _of_schemes(fit, describe, gmse, extra, zeros)
     if fit.law == "sparse":
@@ -111,12 +116,7 @@ def _of_schemes(
     fit: Fit, describe: Describe, gmse: Gmse, extra: Sequence[str], zeros: str
 ) -> list[Option]:
     shared, effs, found = _coefficients(fit), measured(fit), []
-    bounds = {entry.scheme: entry.bound for entry in fit.schemes if entry.bound}
     for scheme in dict.fromkeys([*effs, *extra]):
-        if scheme in bounds:
-            raise ValueError(
-                f"scheme must have a multiplier that is no bound, got {scheme!r}: {bounds[scheme]}"
-            )
         eff, how = effs.get(scheme), ""
         if eff is None:
             predicted = capacity.predict(scheme, effs, gmse)
@@ -132,6 +132,8 @@ def _of_gamma(fit: Fit, describe: Describe, extra: Sequence[str], zeros: str) ->
         raise ValueError(f"schemes must be trained ones with the law gamma, got {unknown}")
     found = []
     for scheme in schemes:
+        if scheme in fit.bounds:
+            continue
         own = {
             name: np.r_[fit.params[f"{name}[{scheme}]"], fit.draws.get(f"{name}[{scheme}]", ())]
             for name in ("eff_n", "eff_d")

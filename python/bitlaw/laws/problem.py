@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bitlaw.laws import ends
 from bitlaw.laws.law import Coefficient, Law
 from bitlaw.laws.objective import Objective
 
@@ -99,6 +100,23 @@ class Problem:
         low, high = np.array(ends, float).T
         low[logs], high[logs] = np.log(low[logs]), np.log(high[logs])
         return low, high
+
+    def pushed(self, z: Array) -> list[NDArray[np.int64]]:
+        """`ends.pushed` of every coordinate: where its bounds and its scale's keep it."""
+        lower, upper = self.bounds()
+        lower[[c.range.low == 0.0 for c, _ in self.coordinates]] = -np.inf
+        found = []
+        for k, (c, _) in enumerate(self.coordinates):
+            powers = [
+                (
+                    self.names.index(power.removeprefix("-")),
+                    np.log(self.references[column]) * (-1 if power.startswith("-") else 1),
+                )
+                for column, power in c.range.scale
+                if isinstance(power, str)
+            ]
+            found.append(ends.pushed(z, (lower, upper), k, powers))
+        return found
 
     def coefficients(self, z: Array) -> dict[str, Array]:
         """The coefficients by coordinate name, f64[batch] each."""

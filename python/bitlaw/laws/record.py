@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -13,6 +14,12 @@ from bitlaw.laws.diagnose import AtB
 from bitlaw.laws.nested import Drift
 from bitlaw.laws.objective import Objective
 from bitlaw.laws.solve import EXPONENTS, LARGEST_EFF
+
+# What a field of a record must be, by the first word of its annotation.
+KINDS = {
+    "str": str, "float": int | float, "int": int, "dict": Mapping, "Mapping": Mapping,
+    "tuple": list | tuple,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class SchemeFit:
 
     @property
     def bound(self) -> str | None:
-        """What is known of eff where the fit ended on a bound of its search: "> 1e+04"."""
+        """What is known of eff where the fit ended on a bound of its search: "> 1e+04", "any"."""
         return at_bound("eff", self.status)
 
     @property
@@ -54,19 +61,24 @@ class SchemeFit:
         low = self.low if self.low and math.log(self.low) > -most else None
         high = self.high if self.high and math.log(self.high) < most else None
         side = (self.bound or "-")[0]
-        return None if side == "<" else low, None if side == ">" else high
+        return None if side in "<a" else low, None if side in ">a" else high
 
 
 def at_bound(name: str, status: Sequence[str]) -> str | None:
-    """What a status says of a number that ended on a bound of its search: "> 4", "< 0.01", "0".
+    """What a status says of a number that ended on a bound of its search.
 
-    None where it did not, so that a bound is never shown as a measured value.
+    "> 4", "< 0.01", "any" where the runs say nothing, "0, a bound". None where it did not, so that
+    a bound is never shown as a measured value.
     """
     for reason in status:
         if reason.startswith("bound hit: "):
             words = reason.removeprefix("bound hit: ").removeprefix(f"{name} ")
-            if words[0] in "<>=0":
-                return words.removeprefix("= ")
+            if words[0] in "<>":
+                return words
+            if words.startswith("any "):
+                return "any"
+            if (value := words.removeprefix("= "))[0].isdigit():
+                return f"{value}, a bound"
     return None
 
 
@@ -75,15 +87,17 @@ def inside(
 ) -> tuple[float | None, float | None]:
     """A coefficient's interval; None for an end that is a bound of its search, but for 0.
 
-    Bounds in units of the columns are not known here: such ends stay as they are.
+    What a fit writes is so already. Records of older versions hold the bounds themselves, which are
+    known here but for those in units of columns.
     """
     of = {coefficient.name: coefficient.range for coefficient in law.coefficients}
     place = of.get(name.partition("[")[0])
-    if place is None or place.scale or low is None or high is None:
+    if place is None or place.scale:
         return low, high
     effective = law.name == "effective" and name in ("b", "d")
     least, most = EXPONENTS if effective else (place.low, place.high)
-    below, above = 0 < low * (1 - 1e-9) <= least, high >= most * (1 - 1e-9)
+    below = low is not None and 0 < low * (1 - 1e-9) <= least
+    above = high is not None and high >= most * (1 - 1e-9)
     return None if below else low, None if above else high
 
 
@@ -138,7 +152,8 @@ class Fit:
     status          ("ok",), or every reason to doubt the fit as a whole
     params          the law's coefficients by name, in the units of `forms`; empty if unidentified;
                     one per scheme (law gamma) is ``eff_n[scheme]``
-    intervals       (low, high) of each coefficient, by the bootstrap
+    intervals       (low, high) of each coefficient, by the bootstrap; None for an end that is open,
+                    as a bound of the search kept the resamples from going on
     objective       its value at the optimum; `minimised` says of what
     rms, r2         of the residuals
     residuals       (run_id, f(L_hat) - f(L)) of every run fitted, f as in `minimised`
@@ -169,7 +184,7 @@ class Fit:
     status: tuple[str, ...]
     schemes: tuple[SchemeFit, ...]
     params: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, tuple[float | None, float | None]]
     objective: float | None = None
     rms: float | None = None
     r2: float | None = None
@@ -197,6 +212,16 @@ class Fit:
         known = [entry.scheme for entry in self.schemes]
         raise ValueError(f"scheme must be one of {known}, got {name!r}")
 
+    @property
+    def bounds(self) -> dict[str, str]:
+        """What is known of the schemes whose multiplier ended on a bound of its search."""
+        found = {entry.scheme: entry.bound for entry in self.schemes if entry.bound}
+        for name in self.params:
+            coefficient, _, scheme = name.partition("[")
+            if scheme and (bound := at_bound(name, self.param_status.get(name, ()))):
+                found[scheme.removesuffix("]")] = f"{coefficient} {bound}"
+        return found
+
     def predict(
         self,
         n_params: ArrayLike | None = None,
@@ -210,11 +235,16 @@ class Fit:
         ``fit.predict(sparsity=0.5, n_nonzero=5e7, d_tokens=1e10)``.
 
         Raises:
-            ValueError: a column is missing or not the law's, the scheme is not identified, or the
-                fit has no numbers.
+            ValueError: a column is missing or not the law's, the scheme is not identified or its
+                multiplier a bound of the search, or the fit has no numbers.
         """
         if not self.params:
             raise ValueError(f"fit must have identified the law, got {'; '.join(self.status)}")
+        if scheme in self.bounds:
+            raise ValueError(
+                f"scheme must have a multiplier that is no bound, got {scheme!r}: "
+                f"{self.bounds[scheme]}"
+            )
         law = forms.find(self.law)
         given = {"n_params": n_params, "d_tokens": d_tokens} | columns
         given = {name: value for name, value in given.items() if value is not None}
@@ -236,10 +266,16 @@ class Fit:
         values = {}
         for entry in fields(cls):
             if entry.name in record:
-                values[entry.name] = _tuples(record[entry.name])
+                values[entry.name] = _tuples(_of_kind(entry, record[entry.name]))
             elif entry.default is MISSING and entry.default_factory is MISSING:
                 raise ValueError(f"fit must have a field {entry.name!r}, got {sorted(record)}")
-        values["schemes"] = tuple(_typed(SchemeFit, entry) for entry in values["schemes"])
+        values["schemes"] = tuple(
+            _restated(_typed(SchemeFit, entry)) for entry in values["schemes"]
+        )
+        values["draws"] = {
+            name: tuple(map(_searched, row)) if name.startswith("eff[") else row
+            for name, row in values.get("draws", {}).items()
+        }
         values["eff_against_b"] = tuple(_typed(AtB, x) for x in values.get("eff_against_b", ()))
         for name, kind in (("profiles", Profile), ("references", Reference), ("drifts", Drift)):
             values[name] = tuple(_typed(kind, entry) for entry in values.get(name, ()))
@@ -248,6 +284,37 @@ class Fit:
         if values.get("without_flagged") is not None:
             values["without_flagged"] = cls.from_dict(values["without_flagged"])
         return cls(**values)
+
+
+def _searched(eff: float) -> float:
+    """A multiplier within what is searched, as older versions did not keep it."""
+    return min(max(eff, 1 / LARGEST_EFF), LARGEST_EFF)
+
+
+def _restated(entry: SchemeFit) -> SchemeFit:
+    """An entry in today's words: "bound hit: eff" of older versions says neither side nor value.
+
+    It meant that the scheme's amplitude was at its least, so that eff is more. A multiplier beyond
+    what is searched said nothing.
+    """
+    if entry.eff is None or entry.low is None or entry.bound:
+        return entry
+    old, eff = "bound hit: eff" in entry.status, _searched(entry.eff)
+    if not old and eff == entry.eff:
+        return entry
+    side = ">" if old or eff > 1 else "<"
+    others = tuple(reason for reason in entry.status if reason not in ("ok", "bound hit: eff"))
+    status = (f"bound hit: eff {side} {eff:.4g}", *others)
+    low, high = _searched(entry.low), _searched(entry.high)
+    return replace(entry, eff=eff, low=low, high=high, mdd=None, status=status)
+
+
+def _of_kind(entry: Field, value: object) -> object:
+    """The value of a field, once it is known to be of the field's kind. Raises ValueError."""
+    kind = KINDS.get(re.match(r"\w+", entry.type)[0], object)
+    if not isinstance(value, kind) and not (value is None and entry.type.endswith("None")):
+        raise ValueError(f"{entry.name} must be of type {entry.type}, got {str(value)[:40]!r}")
+    return value
 
 
 def _typed(kind, values: Mapping):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitlaw.laws.law import Law
 from bitlaw.laws.problem import Array
-from bitlaw.laws.runs import MAX_ROWS
+from bitlaw.laws.runs import MAX_ROWS, SEEDS, repeated
 from bitlaw.laws.table import Table
 
 SIZES = ("n_params", "n_average", "n_nonzero")
@@ -78,7 +78,6 @@ def checked_rows(table: Table, law: Law) -> Rows:
     table = table.converged()
     if len(table) > MAX_ROWS:
         raise ValueError(f"runs must hold at most {MAX_ROWS} rows, got {len(table)}")
-    table = _in_order(table, law)
     absent = tuple(x for x in law.columns if x in law.defaults and x not in table.columns)
     columns = {
         name: np.full(len(table), law.defaults[name]) if name in absent else table.checked(name)
@@ -90,6 +89,9 @@ def checked_rows(table: Table, law: Law) -> Rows:
     label = table.text("scheme") if "scheme" in table.columns or law.has_schemes else dense
     scheme = label if law.has_schemes else dense
     _refuse_duplicates(table, [*columns.values(), seed, loss], scheme)
+    order = _order(table, law)  # once every error has named the first row of the file that has it
+    table, scheme, label, seed, loss = (x[order] for x in (table, scheme, label, seed, loss))
+    columns = {name: column[order] for name, column in columns.items()}
     doubts = _unidentified_schemes(scheme, columns) if law.has_schemes else {}
     lost = np.isin(scheme, list(doubts))
     for name, reason in doubts.items():
@@ -98,39 +100,36 @@ def checked_rows(table: Table, law: Law) -> Rows:
     return Rows(table, columns, absent, scheme[~lost], label[~lost], seed[~lost], loss[~lost])
 
 
-def _in_order(table: Table, law: Law) -> Table:
-    """The table in an order of its own: a bootstrap draws by place, and files have any order."""
+def _order(table: Table, law: Law) -> NDArray[np.int64]:
+    """An order of the rows' own: a bootstrap draws by place, and files have any order."""
     there = [x for x in ("loss", "seed", *law.columns) if x in table.columns]
     keys = [table.number(name) for name in there]
     if "scheme" in table.columns:
         keys.append(table.text("scheme"))
-    return table[np.lexsort(keys)] if keys else table
+    return np.lexsort(keys)
 
 
 def _refuse_duplicates(table: Table, numbers: list[Array], scheme: NDArray[np.str_]) -> None:
     """Two rows of one run would count twice and narrow the intervals."""
     ids = table.run_id
-    if len(set(ids)) < len(ids):
-        twice = next(x for x in ids if ids.count(x) > 1)
-        raise ValueError(f"run_id must be unique over runs, got {twice!r} {ids.count(twice)} times")
-    seen: dict[tuple, int] = {}
-    for row, key in zip(table.rows, zip(scheme.tolist(), *numbers, strict=True), strict=True):
-        if key in seen:
-            raise ValueError(
-                f"runs must be unique, got the same sizes, seed and loss in rows {seen[key]} and "
-                f"{row}; runs that differ in their seed need a column seed"
-            )
-        seen[key] = int(row)
+    if found := repeated(ids):
+        rows = " and ".join(str(table.rows[place]) for place in found)
+        raise ValueError(f"run_id must be unique over runs, got {ids[found[0]]!r} in rows {rows}")
+    if found := repeated(zip(scheme.tolist(), *(x.tolist() for x in numbers), strict=True)):
+        rows = " and ".join(str(table.rows[place]) for place in found)
+        raise ValueError(
+            f"runs must be unique, got the same sizes, seed and loss in rows {rows}{SEEDS}"
+        )
 
 
 def _unidentified_schemes(scheme: NDArray[np.str_], columns: dict[str, Array]) -> dict[str, str]:
     """The schemes that their runs say nothing certain about, and why; not dense."""
-    found = {}
-    if not np.any(scheme == "dense"):
-        raise ValueError(
-            f"runs must include the scheme 'dense' (the baseline), got {sorted(set(scheme))}"
-        )
-    for name in set(scheme.tolist()) - {"dense"}:
+    found, names = {}, sorted(set(scheme.tolist()))
+    if "dense" not in names:
+        raise ValueError(f"runs must include the scheme 'dense' (the baseline), got {names}")
+    for name in names:
+        if name == "dense":
+            continue
         mine = scheme == name
         for what, column in columns.items():
             if len(np.unique(column[mine])) < 2 <= len(np.unique(column)):

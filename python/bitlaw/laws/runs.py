@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+SEEDS = "; runs that differ in their seed need a column seed"  # after an error of duplicates
+LOST = "; a run that diverged has the status diverged in a column status"  # of no finite loss
 REQUIRED = ("scheme", "n_params", "d_tokens", "loss")
 STATUSES = ("ok", "diverged")
+SMALLEST, LARGEST = 1e-30, 1e30  # of a positive column: beyond them arithmetic breaks down
 MAX_ROWS = 20_000  # the batched solver keeps [starts, rows, parameters] in memory
 
 
@@ -57,10 +59,16 @@ class Runs:
         return ordered(self.scheme.tolist())
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, object]]) -> Runs:
+    def from_rows(
+        cls, rows: Iterable[Mapping[str, object]], numbers: Iterable[int] | None = None
+    ) -> Runs:
         """The table of these rows (dicts; values may be strings, as a CSV gives them).
 
         ``seed`` (0), ``status`` (ok), ``run_id`` (the row's number) and ``n_total`` may be missing.
+
+        Args:
+            rows: one per run.
+            numbers: of the rows in their file, for errors and run_ids; from 1 by default.
 
         Raises:
             ValueError: a column is missing, a number is not one, a size, budget or loss is not
@@ -74,8 +82,9 @@ class Runs:
         for name in REQUIRED:
             if name not in rows[0]:
                 raise ValueError(f"runs must have a column {name!r}, got {sorted(rows[0])}")
-        records = [_record(row, number) for number, row in enumerate(rows, start=1)]
-        _refuse_duplicates(records)
+        numbers = list(range(1, len(rows) + 1) if numbers is None else numbers)
+        records = [_record(row, number) for number, row in zip(numbers, rows, strict=True)]
+        _refuse_duplicates(records, numbers)
         if all(record["scheme"] != "dense" for record in records):
             present = sorted({str(record["scheme"]) for record in records})
             raise ValueError(f"runs must include the scheme 'dense' (the baseline), got {present}")
@@ -96,11 +105,14 @@ def read_runs(path: str | Path) -> Runs:
     """The runs of a CSV file with a header line. Errors name the file."""
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"runs must be a readable CSV file, got {path}: {error}") from error
     try:
+        for number, row in enumerate(rows, start=1):
+            if None in row or None in row.values():  # what DictReader makes of another length
+                raise ValueError(f"row {number} must have an entry for each column, no more")
         return Runs.from_rows(rows)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -111,6 +123,8 @@ def _record(row: Mapping[str, object], number: int) -> dict[str, object]:
     scheme = str(row.get("scheme") or "").strip()
     if not scheme:
         raise ValueError(f"scheme must not be empty, got {row.get('scheme')!r} in row {number}")
+    if not scheme.isprintable():
+        raise ValueError(f"scheme must be one printable line, got {scheme!r} in row {number}")
     status = str(row.get("status") or "ok")
     if status not in STATUSES:
         raise ValueError(f"status must be one of {STATUSES}, got {status!r} in row {number}")
@@ -138,10 +152,14 @@ def _number(row: Mapping[str, object], name: str, number: int) -> float:
     value = row.get(name)
     try:
         result = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, got {value!r} in row {number}") from None
+    except (TypeError, ValueError, OverflowError):
+        hint = LOST if name == "loss" and value in (None, "") else ""
+        raise ValueError(
+            f"{name} must be a number, got {value!r:.60} in row {number}{hint}"
+        ) from None
     if not math.isfinite(result):
-        raise ValueError(f"{name} must be finite, got {value!r} in row {number}")
+        hint = LOST if name == "loss" else ""
+        raise ValueError(f"{name} must be finite, got {value!r} in row {number}{hint}")
     return result
 
 
@@ -149,18 +167,30 @@ def _positive(row: Mapping[str, object], name: str, number: int) -> float:
     result = _number(row, name, number)
     if result <= 0:
         raise ValueError(f"{name} must be positive, got {row[name]!r} in row {number}")
+    if not SMALLEST <= result <= LARGEST:
+        words = f"between {SMALLEST:g} and {LARGEST:g}"
+        raise ValueError(f"{name} must be {words}, got {row[name]!r} in row {number}")
     return result
 
 
-def _refuse_duplicates(records: list[dict[str, object]]) -> None:
+def _refuse_duplicates(records: list[dict[str, object]], numbers: list[int]) -> None:
     """Two rows of one run would count twice and narrow the intervals."""
-    for what, key in (
-        ("run_id", lambda r: r["run_id"]),
-        (
-            "(scheme, n_params, d_tokens, seed)",
-            lambda r: (r["scheme"], r["n_params"], r["d_tokens"], r["seed"]),
-        ),
-    ):
-        most, times = Counter(key(record) for record in records).most_common(1)[0]
-        if times > 1:
-            raise ValueError(f"{what} must be unique over runs, got {most!r} {times} times")
+    size = ("scheme", "n_params", "d_tokens", "seed")
+    for what, names in (("run_id", ("run_id",)), (f"({', '.join(size)})", size)):
+        if found := repeated(zip(*([r[name] for r in records] for name in names), strict=True)):
+            one, other = found
+            value = ", ".join(str(records[one][name]) for name in names)
+            raise ValueError(
+                f"{what} must be unique over runs, got {value} in rows {numbers[one]} and "
+                f"{numbers[other]}" + (SEEDS if names == size else "")
+            )
+
+
+def repeated(keys: Iterable[Hashable]) -> tuple[int, int] | None:
+    """The places of the first key that comes again, and of the one before it; None without."""
+    seen: dict[Hashable, int] = {}
+    for place, key in enumerate(keys):
+        if key in seen:
+            return seen[key], place
+        seen[key] = place
+    return None

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitlaw.laws import derive as expressions
-from bitlaw.laws.runs import MAX_ROWS, Runs
+from bitlaw.laws.runs import LARGEST, LOST, MAX_ROWS, SMALLEST, Runs
 
 KINDS = (".csv", ".csv.gz", ".jsonl", ".json", ".parquet")
 TEXT = ("run_id", "scheme", "status")
@@ -37,7 +38,6 @@ DOMAINS = {
     "seed": (-math.inf, math.inf, False, False, "finite"),
 }
 SIZE_OR_BUDGET = (0.0, math.inf, False, False, "positive")
-SMALLEST, LARGEST = 1e-30, 1e30  # of a positive column: beyond them arithmetic breaks down
 OTHER = (-math.inf, math.inf, False, False, "finite")
 
 
@@ -129,11 +129,11 @@ class Table:
             column = self.columns[name]
             try:
                 self._numbers[name] = column.astype(np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 for row, value in zip(self.rows, column.tolist(), strict=True):
                     if not _is_number(value):
                         raise ValueError(
-                            f"{name} must be a number, got {value!r} in row {row}"
+                            f"{name} must be a number, got {value!r:.60} in row {row}"
                         ) from None
                 raise
         return self._numbers[name]
@@ -158,9 +158,10 @@ class Table:
             k = int(np.argmin(fine))
             value = self.columns[name][k]
             nan = np.isnan(column[k])
+            hint = LOST if name == "loss" and not np.isfinite(column[k]) else ""
             raise ValueError(
                 f"{name} must be {'a finite number' if nan else words}, got {value!s} in row "
-                f"{self.rows[k]}"
+                f"{self.rows[k]}{hint}"
             )
         return column
 
@@ -181,11 +182,14 @@ class Table:
         return self.without(status == "diverged", "diverged")
 
     def without_highest(self, count: int) -> Table:
-        """The table without the runs of the ``count`` highest losses."""
-        if not 0 <= count < len(self):
-            raise ValueError(f"drop_highest must be in 0..{len(self) - 1}, got {count}")
+        """The table without the ``count`` highest losses of the runs that did not diverge."""
+        lost = self.text("status") == "diverged" if "status" in self.columns else np.array(False)
+        there = np.flatnonzero(np.broadcast_to(~lost, len(self)))
+        if not 0 <= count < len(there):
+            raise ValueError(f"drop_highest must be in 0..{len(there) - 1}, got {count}")
         mask = np.zeros(len(self), bool)
-        mask[np.argsort(-self.checked("loss"), kind="stable")[:count]] = True
+        highest = np.argsort(-self[there].checked("loss"), kind="stable")[:count]
+        mask[there[highest]] = True
         return self.without(mask, f"one of the {count} highest losses")
 
     def runs(self) -> Runs:
@@ -194,21 +198,25 @@ class Table:
             raise ValueError(f"runs must hold at most {MAX_ROWS} rows, got {len(self)}")
         names = list(self.columns)
         columns = (self.columns[name].tolist() for name in names)
-        return Runs.from_rows(
-            dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)
-        )
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+        return Runs.from_rows(rows, self.rows.tolist())
 
 
 def _array(column: Sequence) -> NDArray:
-    """Numbers as f64, anything else as it is."""
-    array = np.asarray(column)
-    return array if array.dtype.kind in "iufb" else np.asarray(column, dtype=object)
+    """Numbers as an array of them, anything else as it is."""
+    try:
+        array = np.asarray(column)
+        if array.dtype.kind in "iufb" and array.ndim == 1:
+            return array
+    except (ValueError, OverflowError):  # lists among the entries
+        pass
+    return np.fromiter(column, object, len(column))
 
 
 def _is_number(value: object) -> bool:
     try:
         float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
@@ -243,7 +251,9 @@ def read_table(
         table = Table.of(_columns(content, kind), source=path.name)
         table = table.renamed(columns or {}).derived(derive or {})
         return table.without_highest(drop_highest) if drop_highest else table
-    except (ValueError, csv.Error, EOFError, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: runs must be text in UTF-8, got a file where {error}") from error
+    except (ValueError, csv.Error, EOFError, OSError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -282,6 +292,9 @@ def _csv(text: str) -> dict[str, Sequence]:
     if not rows:
         raise ValueError("runs must have a header and at least one row, got an empty file")
     header, *rows = rows
+    header = [name.strip() for name in header]
+    if len(header) == 1 and (found := re.search("[;\t|]", header[0])):
+        raise ValueError(f"columns must be separated by commas, got {found[0]!r} in the header")
     twice = {name for name in header if header.count(name) > 1}
     if twice:
         raise ValueError(f"columns must have names of their own, got {sorted(twice)} twice")

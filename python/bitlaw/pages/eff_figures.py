@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bitlaw.laws import published
-from bitlaw.pages.figure import panels, styled
+from bitlaw.pages.figure import bar, panels, reach, styled
 from bitlaw.pages.view import View
 
 GREY = "#8a8a8a"
@@ -45,7 +45,7 @@ def _of_schemes(view: View) -> Figure | None:
         measured = entry.low is not None and not entry.bound
         if measured and (at := place(entry.scheme)):
             kind, x = at
-            found.setdefault(kind, []).append((x, entry.eff, entry.low, entry.high))
+            found.setdefault(kind, []).append((x, entry))
     wanted = [("bits", ("weights", "both")), ("sparsity", ("sparsity",))]
     wanted = [(name, kinds) for name, kinds in wanted if any(kind in found for kind in kinds)]
     if not wanted:
@@ -55,14 +55,19 @@ def _of_schemes(view: View) -> Figure | None:
     labels = {"weights": "weights, measured", "both": "weights and activations, measured",
               "sparsity": "measured"}  # fmt: skip
     for panel, (name, kinds) in zip(axes, wanted, strict=True):
-        for kind in kinds:
-            if kind not in found:
-                continue
-            x, eff, low, high = np.array(sorted(found[kind])).T
-            panel.errorbar(x, eff, [eff - low, high - eff], color=colors[kind], marker="o", ms=5,
-                           lw=1.6, ls="none", capsize=0, zorder=3, label=labels[kind])  # fmt: skip
+        shown = [(kind, x, entry) for kind in kinds for x, entry in found.get(kind, ())]
+        top = reach([entry for _, _, entry in shown])
+        aside = 0.012 * (8.5 if name == "bits" else 1.0)  # side by side, not one over the other
+        for k, (kind, x, entry) in enumerate(shown):
+            same = [j for j, (_, other, _) in enumerate(shown) if other == x]
+            at = x + aside * (2 * same.index(k) - len(same) + 1)
+            first = kind not in (before for before, _, _ in shown[:k])
+            style = {"color": colors[kind], "zorder": 3}
+            bar(panel, at, entry.ends, (0.0, top), upright=True, lw=1.6, **style)
+            panel.plot(at, entry.eff, "o", ms=5, label=labels[kind] if first else None, **style)
         (published_bits if name == "bits" else published_sparsity)(panel)
-        finish(panel, "bits" if name == "bits" else "sparsity", 1.05)
+        finish(panel, name, top)
+        panel.set_ylim(0, top)
     return figure
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from bitlaw.laws import SchemeFit
 
 # Okabe and Ito's colours, then matplotlib's, dense apart: distinct also to the colour-blind.
 COLORS = (
@@ -38,6 +41,40 @@ def panels(width: float, height: float, columns: int = 1, **kwargs) -> tuple[Fig
     """A figure of panels side by side, sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
+
+
+def bar(
+    axes: Axes,
+    at: float,
+    ends: tuple[float | None, float | None],
+    edges: tuple[float, float],
+    upright: bool = False,
+    **style,
+) -> None:
+    """An interval as a line at ``at``; up to the edge, with an arrow, where it is open or goes on.
+
+    Args:
+        ends: low and high; None is open.
+        edges: of the panel along the line, which it must be given.
+        upright: the line is vertical.
+    """
+    least, most = edges
+    low, high = ends
+    beyond = low is None or low < least, high is None or high > most
+    line = [edge if out else end for edge, out, end in zip(edges, beyond, ends, strict=True)]
+    x, y = [at, at], line
+    axes.plot(*((x, y) if upright else (y, x)), **style)
+    for edge, out, marker in zip(edges, beyond, "v^" if upright else "<>", strict=True):
+        if out:
+            place = (at, edge) if upright else (edge, at)
+            axes.plot(*place, marker, ms=6, color=style.get("color"), clip_on=False, zorder=4)
+
+
+def reach(entries: Sequence[SchemeFit]) -> float:
+    """Where an axis of multipliers ends: beyond every one, and every end of an interval below 2."""
+    ends = [entry.ends[1] for entry in entries if entry.low is not None]
+    known = [2.0 if end is None else min(end, 2.0) for end in ends]
+    return 1.05 * max([1.0, *known, *(entry.eff for entry in entries)])
 
 
 def log_axis(axes: Axes, subs: tuple[float, ...] = ()) -> None:

@@ -59,7 +59,7 @@ def page(fit: Fit | View, bits: Bits = unknown_bits, notes: Sequence[str] = ()) 
 
 
 def _opening(fit: Fit) -> str:
-    about = inspect.getdoc(View(fit).law.form) or ""
+    about = inspect.getdoc(View(fit).law.form) or f"The law {fit.law}"  # a user's may say nothing
     paragraphs = [part for part in about.split("\n\n") if part]
     first, formula = paragraphs[0], next((p for p in paragraphs if p.startswith("    ")), "")
     source = next((p for p in paragraphs if p.startswith("Source:")), "")
@@ -91,8 +91,8 @@ def coefficients(fit: Fit) -> Table:
         rows.append(
             (
                 name,
-                "0, a bound" if bound == "0" else bound or number(value),
-                between(low, high),
+                bound or number(value),
+                between(low, high) if name in fit.intervals else NOTHING,
                 between(profile.low, profile.high) if profile else NOTHING,
                 *(number(r.params.get(name)) for r in references),
                 "; ".join(status),
@@ -117,7 +117,7 @@ def number(value: float | None) -> str:
 def between(low: float | None, high: float | None) -> str:
     """An interval; an open end is unbounded."""
     if low is None and high is None:
-        return NOTHING
+        return "unbounded"
     ends = ["unbounded" if end is None else f"{end:.4g}" for end in (low, high)]
     return " to ".join(ends)
 
@@ -162,7 +162,8 @@ def drawings(view: View) -> list[Drawn]:
             "eff-against-bits-and-sparsity",
             eff_curves(view),
             "The effective parameter multiplier against bits and sparsity, and what others "
-            "published (grey): larger models, other data and recipes.",
+            "published (grey): larger models, other data and recipes. An arrow: the interval is "
+            "open there, or goes on beyond the panel.",
         ),
         Drawn(
             "isoflop",
@@ -291,7 +292,7 @@ def runs(fit: Fit) -> Table:
     columns = dict(fit.table)
     header = (*columns, "residual")
     rows = [
-        (*(str(value) for value in row), repr(residual[run_id]))
+        (*(str(value) for value in row), repr(residual[run_id]) if run_id in residual else NOTHING)
         for run_id, *row in zip(fit.table["run_id"], *columns.values(), strict=True)
     ]
     return Table("runs", header, tuple(rows), ("scheme", "run_id"), ())

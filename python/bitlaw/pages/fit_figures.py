@@ -193,7 +193,7 @@ def _kinds(view: View) -> list[tuple]:
 @styled
 def profiles(view: View) -> Figure | None:
     """Profile likelihoods, each against its coefficient as a multiple of the fitted one."""
-    found = [profile for profile in view.fit.profiles if len(profile.values) > 2]
+    found = [profile for profile in view.fit.profiles if len(set(profile.values)) > 2]
     if not found:
         return None
     columns = min(4, len(found))
@@ -216,14 +216,15 @@ def draw_profile(panel: Axes, profile, level: float) -> None:
     bound = float(stats.chi2.ppf(level, 1))
     panel.plot(profile.values, profile.excess, color="#0072B2", lw=1.3)
     panel.axhline(bound, color="#999999", lw=0.8, ls="--")
-    if profile.low is not None and profile.high is not None:
-        panel.axvspan(profile.low, profile.high, color="#0072B2", alpha=0.10, lw=0)
     best = profile.values[int(np.argmin(profile.excess))]
     panel.axvline(best, color="black", lw=0.8)
     panel.set_ylim(0, 4 * bound)
     inside = [v for v, x in zip(profile.values, profile.excess, strict=True) if x < 4 * bound]
     if len(inside) > 1:
         panel.set_xlim(min(inside), max(inside))
+    ends = zip((profile.low, profile.high), panel.get_xlim(), strict=True)
+    known = [edge if end is None else end for end, edge in ends]  # an open end is beyond the edge
+    panel.axvspan(*known, color="#0072B2", alpha=0.10, lw=0)
     panel.locator_params(axis="x", nbins=4)
     panel.ticklabel_format(axis="x", scilimits=(-3, 4))
     panel.set_title(profile.name)

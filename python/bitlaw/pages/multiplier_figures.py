@@ -12,10 +12,12 @@ from matplotlib.lines import Line2D
 from bitlaw import laws
 from bitlaw.laws.diagnose import FLAT
 from bitlaw.laws.runs import ordered
-from bitlaw.pages.figure import color, log_axis, panels, styled
+from bitlaw.laws.solve import LARGEST_EFF
+from bitlaw.pages.figure import bar, color, log_axis, panels, reach, styled
 from bitlaw.pages.view import View
 
 BUDGET_MARKERS = "osD^vPX*"
+MOST = LARGEST_EFF * (1 - 1e-9)  # effs were exponentials
 SOURCE_MARKERS = "DsX^vP*"
 
 
@@ -107,9 +109,10 @@ def draw_effs(axes: Axes, fit: laws.Fit) -> None:
     entries = identified(fit)[1:]
     color = colors([entry.scheme for entry in fit.schemes])
     sources = laws.published.sources(entry.scheme for entry in fit.schemes)
+    edges = 0.0, reach(entries)
     for row, entry in enumerate(entries):
         y = -row
-        axes.plot([entry.low, entry.high], [y, y], color=color[entry.scheme], lw=2.2)
+        bar(axes, y, entry.ends, edges, color=color[entry.scheme], lw=2.2)
         axes.plot(entry.eff, y, "o", color=color[entry.scheme], ms=6)
         for published in laws.published.effective(entry.scheme):
             k = sources.index(published.source)
@@ -123,8 +126,7 @@ def draw_effs(axes: Axes, fit: laws.Fit) -> None:
     axes.axvline(1, color="black", lw=0.8)
     axes.set_yticks([-row for row in range(len(entries))], [entry.scheme for entry in entries])
     axes.set_ylim(-len(entries) + 0.4, 0.5)
-    reach = [entry.high for entry in entries]
-    axes.set_xlim(0, min(2.0, 1.05 * max([1.0, *reach])))  # an interval may end anywhere
+    axes.set_xlim(*edges)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("effective parameter multiplier, eff(C)")
 
@@ -136,15 +138,20 @@ def against_b(fit: laws.Fit) -> Figure:
     color = colors([entry.scheme for entry in fit.schemes])
     b = np.array([row.b for row in fit.eff_against_b])
     as_good = np.array([row.excess < FLAT for row in fit.eff_against_b])
-    top = 1.0
-    for entry in identified(fit)[1:]:
+    entries = identified(fit)[1:]
+    top = reach(entries)
+    for entry in entries:
         eff = np.array([row.effs[entry.scheme] for row in fit.eff_against_b])
-        top = max(top, *eff)
-        axes.plot(b, eff, color=color[entry.scheme], lw=1, alpha=0.35)
-        axes.plot(b[as_good], eff[as_good], color=color[entry.scheme], lw=2)
+        beyond, below = eff >= MOST, eff * MOST <= 1  # bounds of the search, no numbers
+        known = np.where(beyond | below, np.nan, eff)
+        style = {"color": color[entry.scheme], "clip_on": False}
+        axes.plot(b, known, color=color[entry.scheme], lw=1, alpha=0.35)
+        axes.plot(b[as_good], known[as_good], color=color[entry.scheme], lw=2)
+        axes.plot(b[beyond], np.full(beyond.sum(), top), "^", ms=4, **style)
+        axes.plot(b[below], np.zeros(below.sum()), "v", ms=4, **style)
         axes.plot(fit.params["b"], entry.eff, "o", color=color[entry.scheme], ms=5)
     log_axis(axes)
-    axes.set_ylim(0, 1.05 * top)
+    axes.set_ylim(0, top)
     axes.set_xlabel("b, exponent of N (dot: fitted)")
     axes.set_ylabel("eff(C)")
     return figure

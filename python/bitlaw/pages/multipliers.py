@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
 from bitlaw import laws
+from bitlaw.laws import forms
 from bitlaw.laws.capacity import compositions
 from bitlaw.laws.diagnose import HELD_EXPONENTS
 from bitlaw.laws.options import measured
 from bitlaw.laws.plan import interval
 from bitlaw.laws.published import Published
-from bitlaw.laws.record import at_bound
+from bitlaw.laws.record import at_bound, inside
 from bitlaw.laws.solve import LARGEST_EFF
 from bitlaw.pages import multiplier_figures as figures
 from bitlaw.pages.page import Drawn, Table
@@ -115,8 +117,10 @@ def notes(view: View) -> list[str]:
 
 
 def _coefficient(fit: laws.Fit, name: str) -> str:
-    bound = at_bound(name, fit.param_status.get(name, ())) or ""
-    return f"{name} {bound}" if bound[:1] in "<>" and bound else f"{name} = {fit.params[name]:.3f}"
+    bound = at_bound(name, fit.param_status.get(name, ()))
+    if bound and bound[0] in "<>":
+        return f"{name} {bound}"
+    return f"{name} = {bound or format(fit.params[name], '.3f')}"
 
 
 def _explained(fit: laws.Fit) -> list[str]:
@@ -219,7 +223,8 @@ def drawings(view: View) -> list[Drawn]:
                 "multipliers",
                 figures.effs(fit),
                 f"Multipliers with {fit.level:.0%} intervals, and published values of the schemes "
-                "they come closest to (larger models, other data, other recipes).",
+                "they come closest to (larger models, other data, other recipes). An arrow: the "
+                "interval is open there, or goes on beyond the panel.",
             )
         )
         drawn.append(
@@ -227,7 +232,8 @@ def drawings(view: View) -> list[Drawn]:
                 "eff-against-b",
                 figures.against_b(fit),
                 "eff with b held fixed: thick where the excess of chi-squared is below 2.7 (90% "
-                "for independent noise), dots at the fitted b. Colours as in figure 1.",
+                "for independent noise), dots at the fitted b, triangles at an edge where eff is "
+                "on a bound of its search. Colours as in figure 1.",
                 narrow=True,
             )
         )
@@ -250,11 +256,16 @@ def tables(fit: laws.Fit, bits: Bits = unknown_bits) -> list[Table]:
 def trends(fit: laws.Fit) -> Table:
     """d log eff / d log(D / N) of every scheme."""
     rows = [
-        (entry.scheme, *(f"{value:+.3f}" for value in entry.trend))
+        (entry.scheme, *map(_slope, entry.trend))
         for entry in figures.identified(fit)
         if entry.trend
     ]
     return Table("eff-against-tokens-per-parameter", ("scheme", "slope", "low", "high"), rows)
+
+
+def _slope(value: float) -> str:
+    """A slope; one that takes eff through all that is searched in a factor e of D / N is none."""
+    return f"{value:+.3f}" if abs(value) < math.log(LARGEST_EFF) else "unbounded"
 
 
 def drifts(fit: laws.Fit) -> Table:
@@ -306,14 +317,14 @@ def _within(eff: float) -> str:
 
 
 def _at_b(fit: laws.Fit) -> str:
-    best = at_bound("b", fit.param_status.get("b", ())) or f"{fit.params['b']:.3f}"
-    low, high = fit.intervals["b"]
+    ends = inside(forms.LAWS["effective"], "b", *fit.intervals["b"])
+    low, high = ("unbounded" if end is None else f"{end:.3f}" for end in ends)
     return (
         "<h2>How eff moves with b</h2>"
-        f"<p>b = {best} fits best. The last row is the excess of the objective over that, in "
-        "units of the residual variance. If the noise of all runs were independent, an excess "
-        "below 2.7 would be no objection at 90%. It is not: runs share weights, data order and "
-        f"training trunks. The bootstrap, which knows that, has b from {low:.3f} to {high:.3f} "
+        f"<p>{_coefficient(fit, 'b')} fits best. The last row is the excess of the objective over "
+        "that, in units of the residual variance. If the noise of all runs were independent, an "
+        "excess below 2.7 would be no objection at 90%. It is not: runs share weights, data order "
+        f"and training trunks. The bootstrap, which knows that, has b from {low} to {high} "
         f"({fit.level:.0%}); that is the range to trust.</p>" + at_b(fit).html
     )
 

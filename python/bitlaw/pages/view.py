@@ -151,9 +151,8 @@ class View:
             columns[self.data] = np.asarray(d, np.float64)
         named = dict(zip(self.others, self.base if kind is None else kind, strict=True))
         scheme = str(named.pop("scheme", "dense"))
-        if params is None:
-            return self.fit.predict(**columns, **named, scheme=scheme)
-        return self.law.predict(columns | named, dict(params), scheme)
+        params = holdout.all_params(self.fit) if params is None else dict(params)
+        return self.law.predict(columns | named, params, scheme)
 
     def dense_size(self, n: ArrayLike, kind: tuple) -> Array:
         """The size of a base model with the loss of models of these sizes and this kind.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -107,27 +107,43 @@ def notes(rows: Rows) -> list[str]:
         "Published coefficients (arXiv:2202.01169, as summarised by a third party): models of 15M "
         "to 1.3B parameters, every other block routed; not comparable in d, which holds the units.",
     ]
-    best, done = lowest(rows), _done(rows)
-    most = {r: max(experts_of(x) for x in done if router_of(x["experts"]) == r) for r in best}
-    if any(x < most[router] for router, of in best.items() for x in of):
-        found = "; ".join(f"{router}: {', '.join(map(str, of))}" for router, of in best.items())
-        lines.append(
-            f"Experts of the lowest loss, from the smallest N to the largest: {found}. The law is "
-            "monotone in their number, so beyond these it misses the runs."
-        )
+    lines += _lowest_said(rows)
     if lost := [row for row in rows if row["status"] != "ok"]:
         lines.append(f"{len(lost)} runs diverged and are left out.")
     return lines
 
 
-def lowest(rows: Rows) -> dict[str, list[int]]:
-    """Router -> the number of experts with the lowest loss, for every N that it was trained at."""
-    routed = [row for row in _done(rows) if experts_of(row) > 1]
-    best: dict[str, list[int]] = {}
-    for router, n in sorted({(router_of(row["experts"]), row["n_dense"]) for row in routed}):
-        of = [r for r in routed if (router_of(r["experts"]), r["n_dense"]) == (router, n)]
-        best.setdefault(router, []).append(experts_of(min(of, key=lambda row: row["loss"])))
-    return best
+def _lowest_said(rows: Rows) -> list[str]:
+    """Where the lowest loss lies inside the range of experts: a sentence, and what limits it."""
+    orders = lowest(rows)
+    if all(order[0] == max(order) for of in orders.values() for order in of.values()):
+        return []
+
+    def listed(value: Callable[[list[int]], object], routers: Iterable[str]) -> str:
+        by_n = {
+            r: (f"{value(order)} at N = {n:,}" for n, order in orders[r].items()) for r in routers
+        }
+        return "; ".join(f"{router}: {', '.join(of)}" for router, of in by_n.items())
+
+    lines = [
+        "Experts of the lowest loss among the routed runs of each N (dense is no candidate): "
+        f"{listed(lambda order: order[0], orders)}. The law is monotone in their number, so beyond "
+        "these it misses the runs."
+    ]
+    if uneven := [r for r, of in orders.items() if len({frozenset(x) for x in of.values()}) > 1]:
+        found = listed(lambda order: " or ".join(map(str, sorted(order))), uneven)
+        lines.append(f"The candidates differ from N to N: {found}.")
+    return lines
+
+
+def lowest(rows: Rows) -> dict[str, dict[int, list[int]]]:
+    """Router -> N -> the numbers of experts of its routed runs, that of the lowest loss first."""
+    found: dict[str, dict[int, list[int]]] = {}
+    for row in sorted(_done(rows), key=lambda row: (row["n_dense"], row["loss"])):
+        if (x := experts_of(row)) > 1:
+            of = found.setdefault(router_of(row["experts"]), {}).setdefault(row["n_dense"], [])
+            of += [] if x in of else [x]
+    return dict(sorted(found.items()))
 
 
 @styled

@@ -67,6 +67,8 @@ def make(
                 left_out.append((entry.scheme, "; ".join(entry.status)))
             elif entry.scheme in unknown:
                 left_out.append((entry.scheme, "bits per weight not known"))
+    if fit.law == "gamma":
+        left_out += [(scheme, f"bound hit: {bound}") for scheme, bound in fit.bounds.items()]
     found = choices.options(fit, lambda s: _described(s, unknown), gmse, extra, zeros)
     found = [option for option in found if option.scheme not in unknown]
     if fit.law == "sparse":

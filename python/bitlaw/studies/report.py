@@ -90,7 +90,8 @@ def read_fit(path: Path) -> laws.Fit:
         raise ValueError(f"fit must be a readable file, got {path}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"fit must be the record that a fit writes, got {path}: {error}"
+            f"fit must be the record that a fit writes, got {path}: {error}; if it is of another "
+            "version, fit the runs again (bitlaw fit --runs, bitlaw report DIR)"
         ) from error
 
 
