@@ -156,13 +156,14 @@ struct OwnForm<RankAlong<T, 4>> : std::true_type {
     for (int64_t i = 0; i < length; i += 32) {
       __builtin_prefetch(x + i + 4096, 0, 2);  // two pages on: what is read ahead ends with a page
       const __m512i k = key(x + i);
-      // Whether the rival 1, 2 and 3 places before, around the group, is taken first.
-      const uint32_t a =
-          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 16), later(k, 0x0000000000000001));
-      const uint32_t b =
-          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 32), later(k, 0x0000000000010001));
-      const uint32_t c =
-          _mm512_cmpge_epu16_mask(_mm512_rol_epi64(k, 48), later(k, 0x0000000100010001));
+      // Whether the rival 1, 2 and 3 places before, around the group, is taken first. (Turned with
+      // a mask of all, or g++ 12 warns.)
+      const uint32_t a = _mm512_cmpge_epu16_mask(_mm512_maskz_rol_epi64(0xff, k, 16),
+                                                 later(k, 0x0000000000000001));
+      const uint32_t b = _mm512_cmpge_epu16_mask(_mm512_maskz_rol_epi64(0xff, k, 32),
+                                                 later(k, 0x0000000000010001));
+      const uint32_t c = _mm512_cmpge_epu16_mask(_mm512_maskz_rol_epi64(0xff, k, 48),
+                                                 later(k, 0x0000000100010001));
       const uint32_t lost = n == 1 ? a | b | c : n == 2 ? (a & b) | (c & (a | b)) : a & b & c;
       const uint32_t code = ~lost;
       std::memcpy(bits + i / 8, &code, sizeof(code));

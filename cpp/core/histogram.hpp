@@ -15,7 +15,7 @@ void key_histogram(const Parallel& par, View<const T, 2> x, View<const float, 1>
                 std::to_string(range.item(i)[0]) + " and " + std::to_string(range.item(i)[1]));
   over_items(par, x.shape[0], x.shape[1], [&](const Parallel& threads, int64_t i) {
     const Range r{range.item(i)[0], range.item(i)[1]};
-    const std::vector<Segment<T>> one{{x.item(i), x.shape[1], scale.data[i]}};
+    Segment<T> one[]{{x.item(i), x.shape[1], scale.data[i]}};
     const Histogram h = histogram(threads, Segments<T>(one), r);
     above.data[i] = static_cast<int32_t>(h.above);
     std::copy(h.bins.begin(), h.bins.end(), bins.item(i));
@@ -29,7 +29,7 @@ void threshold_mask(const Parallel& par, View<const T, 2> x, View<const float, 1
                     View<uint8_t, 2> mask) {
   const int64_t n = x.shape[1];
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    const std::vector<Segment<T>> one{{x.item(i), n, scale.data[i], mask.item(i)}};
+    Segment<T> one[]{{x.item(i), n, scale.data[i], mask.item(i)}};
     const int32_t key = threshold.data[i];
     if (ties.data[i] == 0)
       mark_beyond(threads, Segments<T>(one), key);

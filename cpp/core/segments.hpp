@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "core/key.hpp"
@@ -16,6 +17,7 @@ struct Segment {
   int64_t n;
   float scale = 1.0f;
   uint8_t* bits = nullptr;
+  int64_t first = 0;  // the number of its first slice, which Segments sets
 };
 
 // Elements that are handed out together: a multiple of 64, so that threads write different bytes.
@@ -32,40 +34,42 @@ struct Slice {
   uint8_t* bits() const { return segment.bits + begin / 8; }
 };
 
-// Segments in their order, of a list that outlives this.
+// Segments in their order, of memory that outlives this. Allocates nothing: items may be tiny.
 template <class T>
 class Segments {
  public:
-  explicit Segments(const std::vector<Segment<T>>& each) : each_(each), first_(1) {
-    for (const Segment<T>& segment : each) {
-      first_.push_back(first_.back() + (segment.n + kSlice - 1) / kSlice);
+  explicit Segments(std::span<Segment<T>> each) : each_(each) {
+    for (Segment<T>& segment : each) {
+      segment.first = slices_;
+      slices_ += (segment.n + kSlice - 1) / kSlice;
       n_ += segment.n;
       plain_ = plain_ && segment.scale == 1.0f;
     }
   }
   int64_t n() const { return n_; }
   bool plain() const { return plain_; }  // nothing is scaled
-  const std::vector<Segment<T>>& each() const { return each_; }
+  std::span<const Segment<T>> each() const { return each_; }
 
   Slice<T> slice(int64_t number) const {
-    const int64_t p = segment_of(number), begin = (number - first_[p]) * kSlice;
-    return {each_[p], number, begin, std::min(each_[p].n, begin + kSlice)};
+    const Segment<T>& segment = each_[segment_of(number)];
+    const int64_t begin = (number - segment.first) * kSlice;
+    return {segment, number, begin, std::min(segment.n, begin + kSlice)};
   }
   int64_t segment_of(int64_t number) const {
-    return std::upper_bound(first_.begin(), first_.end(), number) - first_.begin() - 1;
+    const auto before = [](int64_t n, const Segment<T>& segment) { return n < segment.first; };
+    return std::upper_bound(each_.begin(), each_.end(), number, before) - each_.begin() - 1;
   }
   // body(slice) for all, handed out in order.
   template <class Body>
   void walk(const Parallel& par, const Body& body) const {
-    par(first_.back(), 1, [&](int64_t begin, int64_t end) {
+    par(slices_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t s = begin; s < end; ++s) body(slice(s));
     });
   }
 
  private:
-  const std::vector<Segment<T>>& each_;
-  std::vector<int64_t> first_;  // the number of each segment's first slice, and of all
-  int64_t n_ = 0;
+  std::span<const Segment<T>> each_;
+  int64_t slices_ = 0, n_ = 0;
   bool plain_ = true;
 };
 

@@ -38,10 +38,10 @@ Range sampled_range(const Segments<T>& segments, int64_t keep) {
   }
   std::vector<T> sample(size);
   T* one = sample.data();
+  uint64_t at = 0;  // golden-ratio steps: no period of the data is met
   for (size_t p = 0; p < parts.size(); ++p) {
     const Segment<T>& from = segments.each()[p];
     parts[p].x = one;
-    uint64_t at = 0;  // golden-ratio steps: no period of the data is met
     for (int64_t i = 0; i < parts[p].n; ++i, at += 0x9e3779b97f4a7c15ull)
       *one++ = from.x[(static_cast<unsigned __int128>(at) * from.n) >> 64];
   }
@@ -201,6 +201,10 @@ Bin bin_of_last(const Parallel& par, const Segments<T>& segments, int64_t keep, 
 // Marks the `keep` largest of all segments.
 template <class T>
 void mark_largest(const Parallel& par, const Segments<T>& segments, int64_t keep) {
+  if (keep <= 0) {
+    for (const Segment<T>& s : segments.each()) std::fill_n(s.bits, bytes_of_bits(s.n), uint8_t{0});
+    return;
+  }
   const Bin bin = bin_of_last(par, segments, keep, kCollected);
   if (bin.take == bin.count)
     mark_beyond(par, segments, bin.first - 1);
@@ -235,7 +239,7 @@ void top_k_mask(const Parallel& par, View<const T, 2> x, View<const int32_t, 1> 
   const int64_t n = x.shape[1];
   require_counts(keep, n);
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    const std::vector<Segment<T>> one{{x.item(i), n, 1.0f, mask.item(i)}};
+    Segment<T> one[]{{x.item(i), n, 1.0f, mask.item(i)}};
     mark_largest(threads, Segments<T>(one), keep.data[i]);
   });
 }
@@ -248,6 +252,8 @@ void joint_top_k_mask(const Parallel& par, View<const int32_t, 1> keep, View<con
   int64_t n = 0;
   for (const auto& x : arrays.each) n += x.shape[1];
   require_counts(keep, n);
+  require(scale.shape[1] == static_cast<int64_t>(arrays.each.size()),
+          "scale must have a column for each array");
   for (int64_t i = 0; i < scale.size(); ++i)
     require(scale.data[i] > 0 && std::isfinite(scale.data[i]),
             "scale must be positive and finite, got " + std::to_string(scale.data[i]));
@@ -268,7 +274,7 @@ void select_threshold(const Parallel& par, View<const T, 2> x, View<const int32_
   const int64_t n = x.shape[1];
   require_counts(keep, n);
   over_items(par, x.shape[0], n, [&](const Parallel& threads, int64_t i) {
-    const std::vector<Segment<T>> one{{x.item(i), n}};
+    Segment<T> one[]{{x.item(i), n}};
     const Bin bin = bin_of_last(threads, Segments<T>(one), keep.data[i], 0);
     key.data[i] = bin.first;
     take.data[i] = static_cast<int32_t>(bin.take);

@@ -223,7 +223,7 @@ void mark_items(Stream stream, const Arrays<T>& arrays, int64_t items, Space spa
 }
 
 Space space_of(View<uint8_t, 2> workspace, int64_t bytes) {
-  require(workspace.shape[1] == bytes, "workspace must have selection_workspace(n) bytes per item");
+  require(workspace.shape[1] == bytes, "workspace must have selection_workspace bytes per item");
   return {workspace.data, workspace.shape[1]};
 }
 
@@ -251,7 +251,8 @@ template <class T>
 void joint_top_k_mask(Stream stream, View<const int32_t, 1> keep, View<const float, 2> scale,
                       Views<const T, 2> arrays, Views<uint8_t, 2> masks,
                       View<uint8_t, 2> workspace) {
-  const int64_t items = keep.shape[0], count = scale.shape[1];
+  const int64_t items = keep.shape[0], count = static_cast<int64_t>(arrays.each.size());
+  require(scale.shape[1] == count, "scale must have a column for each array");
   Arrays<T> all;
   std::vector<int64_t> sizes;
   int64_t tiles = 0;

@@ -1,5 +1,5 @@
 // Selection on a GPU; what it means is in core/select.hpp and core/histogram.hpp. Counts and ranges
-// outside what the core takes are clamped: a device cannot raise.
+// outside what the core takes are clamped: a device cannot raise. Nor are scales refused there.
 #pragma once
 #include <vector>
 

@@ -84,6 +84,13 @@ def test_half_precision_leaves_mix_with_others():
     assert_same(bitlaw.global_masks(it, 0.7), by_stable_argsort(it, round(121_224 * 0.3)))
 
 
+@pytest.mark.parametrize("other", [np.int32, np.float64, np.complex64, bool])
+def test_leaves_that_are_not_weights_are_refused_whatever_the_others_are(other):
+    it = {"step": np.zeros(4, other), "w": np.ones(8, np.float32)}
+    with pytest.raises(ValueError, match="x must be f32, bf16 or f16"):
+        bitlaw.global_masks(it, 0.5)
+
+
 @pytest.mark.parametrize("normalize", ["l2", "rms"])
 def test_normalized_magnitudes_are_divided_by_their_leafs_norm(normalize):
     it = tree(3)
@@ -114,6 +121,8 @@ def test_a_scale_that_is_no_scale_is_refused_by_name():
             select.joint_top_k_mask(keep, np.full((1, 1), bad, np.float32), x)
     with pytest.raises(ValueError, match="arrays must be of one dtype, got float32 and float16"):
         select.joint_top_k_mask(keep, np.ones((1, 2), np.float32), x, x.astype(np.float16))
+    with pytest.raises(ValueError, match=r"arrays must be \[1, n\] each, got \[2, 5\]"):
+        select.joint_top_k_mask(keep, np.ones((1, 2), np.float32), x, np.ones((2, 5), np.float32))
     with pytest.raises(ValueError, match=r"scale must be f32\[1, 1\], got float32\[1, 2\]"):
         select.joint_top_k_mask(keep, np.ones((1, 2), np.float32), x)
 

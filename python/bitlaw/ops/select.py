@@ -59,10 +59,15 @@ def _top_k_examples(rng):
     some[:, :300] = 1.5
     for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):  # the last among zeros, among NaN
         yield (some.astype(dtype), np.array([n // 4, n - n // 4], np.int32)), {}
-    # The kernel's sample, which takes these positions, sees the largest values only.
-    position = np.uint64(0x9E3779B97F4A7C15) * np.arange(8192, dtype=np.uint64)
-    x[:, ((position >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)] = 1e6
-    yield (x, np.array([n // 2, 40], np.int32)), {}
+    yield (_misleading(x, 8192), np.array([n // 2, 40], np.int32)), {}
+
+
+def _misleading(x, sample: int):
+    """f32 [items, n] of which the kernel's sample, at these positions, sees the largest only."""
+    x = x.astype(np.float32)
+    position = np.uint64(0x9E3779B97F4A7C15) * np.arange(sample, dtype=np.uint64)
+    x[:, ((position >> np.uint64(32)) * np.uint64(x.shape[1])) >> np.uint64(32)] = 1e6
+    return x
 
 
 def selection_key(x):
@@ -95,10 +100,13 @@ def top_k_mask(x, keep):
 def _joint_out(keep, scale, *arrays):
     if not arrays:
         raise ValueError("arrays must be at least one, got none")
-    for x in arrays:
-        _check_keep(x, keep)
-        if x.dtype != arrays[0].dtype:
-            raise ValueError(f"arrays must be of one dtype, got {arrays[0].dtype} and {x.dtype}")
+    first = arrays[0]
+    _check_keep(first, keep)
+    for x in arrays[1:]:  # may be many
+        if x.dtype != first.dtype:
+            raise ValueError(f"arrays must be of one dtype, got {first.dtype} and {x.dtype}")
+        if x.ndim != 2 or x.shape[0] != first.shape[0]:
+            raise ValueError(f"arrays must be [{first.shape[0]}, n] each, got {list(x.shape)}")
     if (n := sum(x.shape[1] for x in arrays)) >= 2**31:
         raise ValueError(f"arrays must have fewer than 2^31 elements per item in all, got {n}")
     wanted = (keep.shape[0], len(arrays))
@@ -134,6 +142,8 @@ def _joint_examples(rng):
     for keep in (70_001, 200_002, 250_003):  # two crowded keys, and zeros
         yield (np.full(2, keep, np.int32), plain(2, 3), *arrays), {}
         yield (np.full(2, keep, np.int32), plain(2, 3) * np.float32(1e-42), *arrays), {}
+    arrays = [_misleading(rng.normal(size=(1, n)), 8192) for n in (30_000, 50_000)]
+    yield (np.array([40_000], np.int32), plain(1, 2), *arrays), {}
 
 
 @op(out=_joint_out, examples=_joint_examples)
@@ -141,7 +151,8 @@ def joint_top_k_mask(keep, scale, *arrays):
     """Packed masks of the keep[i] largest |x| scale[i, array] of all arrays of an item together.
 
     Exactly keep[i] ones. Among equal magnitudes the first array is taken first, in it the lowest
-    index; NaN is taken last. Values of `keep` outside [0, n] are an error in the kernels.
+    index; NaN is taken last. Values of `keep` outside [0, n] are an error in the kernels. Those
+    copy nothing; where there is none, on a TPU, the definition sorts a copy of all arrays.
 
     Args:
         keep: i32[items]

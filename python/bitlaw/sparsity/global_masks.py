@@ -48,10 +48,11 @@ def global_masks(
         sparsity: in [0, 1).
         normalize: what a leaf's magnitudes are divided by: nothing, its "l2" norm, or its "rms".
             The norm is a sum, so its last bits depend on the door and the mesh; given the norms the
-            selection is exact.
+            selection is exact. Squares are f32: weights beyond 1e19 or below 1e-23 are not normal.
         axis_name: inside shard_map, the mesh axes that every leaf is sharded over.
     Raises:
-        ValueError: sparsity or normalize is out of range; the tree is too large.
+        ValueError: sparsity or normalize is out of range; the tree is too large, or a leaf is not
+            f32, bf16 or f16.
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), got {sparsity}")
@@ -74,49 +75,62 @@ def masks_keeping(
     if not leaves:
         return tree
     on_device = any(isinstance(x, jax.Array) for x in [*leaves, keep])
-    xp = jnp if on_device else np
-    total_of = _identity if axis_name is None else lambda x: jax.lax.psum(x, axis_name)
+    xp = jnp if on_device or axis_name is not None else np
     rows = [xp.asarray(leaf).reshape(1, -1) for leaf in leaves]
+    for row in rows:
+        select.check_items(row)
     keep = xp.asarray(keep, dtype=np.int32)
-    scales = [_scale(xp, row, normalize, total_of) for row in rows]
     if axis_name is None:
-        if len({row.dtype for row in rows}) > 1:
-            rows = [row.astype(np.float32) for row in rows]
-        bits = select.joint_top_k_mask(keep.reshape(1), xp.stack(scales, axis=1), *rows)
-        bits = bits if isinstance(bits, tuple) else (bits,)
-        return _tree_of(treedef, [b[0] for b in bits], leaves)
-    selection = _Selection(xp, rows, scales, total_of)
-    first = selection.sampled_range(keep, total)
-    key, left, equal = selection.search(keep, first)
-    before = _equal_before(xp, equal, axis_name)
-    # At keep 0 the key is beyond all: nothing is marked.
-    key = xp.where(keep > 0, key, np.int32(0x7FFFFFF0))
-    bits = []
-    for row, scale, found, earlier in zip(rows, scales, equal, before, strict=True):
-        ties = xp.clip(left - earlier, 0, found)
-        # All equal ones: mark from the key before, which needs no order.
-        whole = (ties == found) & (keep > 0)
-        threshold = xp.where(whole, key - 1, key).astype(np.int32).reshape(1)
-        ties = xp.where(whole, 0, ties).astype(np.int32).reshape(1)
-        bits.append(histogram.threshold_mask(row, scale, threshold, ties)[0])
-    return _tree_of(treedef, bits, leaves)
-
-
-def _tree_of(treedef, bits: list, leaves: list):
+        bits = _joint_bits(xp, rows, keep, normalize)
+    else:
+        bits = _mesh_bits(rows, keep, normalize, axis_name, total)
     masks = [BitMask(b, tuple(leaf.shape)) for b, leaf in zip(bits, leaves, strict=True)]
     return jax.tree.unflatten(treedef, masks)
+
+
+def _joint_bits(xp, rows: list, keep, normalize: str | None) -> list:
+    """The bits of every row, by one op."""
+    scale = xp.ones((1, len(rows)), np.float32)
+    if normalize is not None:
+        scale = xp.concatenate([_scale(xp, row, normalize, lambda x: x) for row in rows])[None]
+    if len({row.dtype for row in rows}) > 1:
+        rows = [row.astype(np.float32, copy=False) for row in rows]
+    bits = select.joint_top_k_mask(keep.reshape(1), scale, *rows)
+    return [b[0] for b in (bits if isinstance(bits, tuple) else (bits,))]
+
+
+def _mesh_bits(rows: list, keep, normalize: str | None, axis_name, total: int) -> list:
+    """The bits of every row here, by counts over the mesh."""
+    total_of = lambda x: jax.lax.psum(x, axis_name)
+    if normalize is None:
+        scales = [jnp.ones((1,), np.float32)] * len(rows)
+    else:
+        scales = [_scale(jnp, row, normalize, total_of) for row in rows]
+    selection = _Selection(rows, scales, total_of)
+    key, left, equal = selection.search(keep, selection.sampled_range(keep, total))
+    # At keep 0 the key is beyond all: nothing is marked.
+    key = jnp.where(keep > 0, key, np.int32(0x7FFFFFF0))
+    bits = []
+    before = _equal_before(equal, axis_name)
+    for row, scale, found, earlier in zip(rows, scales, equal, before, strict=True):
+        ties = jnp.clip(left - earlier, 0, found)
+        # All equal ones: mark from the key before, which needs no order.
+        whole = (ties == found) & (keep > 0)
+        threshold = jnp.where(whole, key - 1, key).astype(np.int32).reshape(1)
+        ties = jnp.where(whole, 0, ties).astype(np.int32).reshape(1)
+        bits.append(histogram.threshold_mask(row, scale, threshold, ties)[0])
+    return bits
 
 
 class _Selection:
     """The counts of all leaves and shards together."""
 
-    def __init__(self, xp, rows: list, scales: list, total_of: Callable):
-        self.xp, self.rows, self.scales, self.total_of = xp, rows, scales, total_of
+    def __init__(self, rows: list, scales: list, total_of: Callable):
+        self.rows, self.scales, self.total_of = rows, scales, total_of
 
     def counts(self, rows, lo, shift):
         """(above i32[], bins i32[4096] of all, [i32[4096] of each leaf here])."""
-        xp = self.xp
-        span = xp.stack([lo, shift]).astype(np.int32).reshape(1, 2)
+        span = jnp.stack([lo, shift]).astype(np.int32).reshape(1, 2)
         each = [
             histogram.key_histogram(row, scale, span)
             for row, scale in zip(rows, self.scales, strict=True)
@@ -127,8 +141,7 @@ class _Selection:
 
     def sampled_range(self, keep, total: int):
         """(lo, shift) of the keys among which, by a sample, the smallest kept one is."""
-        xp = self.xp
-        lo, shift = (xp.asarray(v, dtype=np.int32) for v in ALL_KEYS)
+        lo, shift = (jnp.asarray(v, dtype=np.int32) for v in ALL_KEYS)
         stride = max(1, total // SAMPLED)
         if stride == 1:
             return lo, shift
@@ -138,31 +151,26 @@ class _Selection:
         # All keys, in which bins are coarse, and where that pays those of a few bins.
         for _ in range(2 if total >= _LARGE else 1):
             above, bins, _ = self.counts(sample, lo, shift)
-            at_least = xp.cumsum(bins[::-1])[::-1] + above  # keys in this bin or beyond
-            n = xp.maximum(at_least[0], 1).astype(np.float32) if n is None else n
-            rank, margin = share * n, 6 * xp.sqrt(n * share * (1 - share)) + 8
+            at_least = jnp.cumsum(bins[::-1])[::-1] + above  # keys in this bin or beyond
+            n = jnp.maximum(at_least[0], 1).astype(np.float32) if n is None else n
+            rank, margin = share * n, 6 * jnp.sqrt(n * share * (1 - share)) + 8
             # The lowest and the highest bin that may hold it.
-            low = xp.maximum((at_least >= rank + margin).sum() - 1, 0)
-            high = xp.maximum((at_least >= xp.maximum(rank - margin, 1)).sum() - 1, low)
+            low = jnp.maximum((at_least >= rank + margin).sum() - 1, 0)
+            high = jnp.maximum((at_least >= jnp.maximum(rank - margin, 1)).sum() - 1, low)
             width = high - low + 1
             bits = sum((width > (1 << b)).astype(np.int32) for b in range(_SHIFT_BITS))
             lo = (lo + (low << shift)).astype(np.int32)
-            shift = xp.maximum(shift + bits - _SHIFT_BITS, 0).astype(np.int32)
+            shift = jnp.maximum(shift + bits - _SHIFT_BITS, 0).astype(np.int32)
         return lo, shift
 
     def search(self, keep, first):
         """(key of the smallest element kept, how many with it, [how many each leaf here has])."""
-        xp = self.xp
-        rest = [xp.zeros((), np.int32) for _ in range(2)]
+        rest = [jnp.zeros((), np.int32) for _ in range(2)]
         each = [self._varying(row) for row in self.rows]
-        state = (*first, xp.asarray(False), *rest, each)
-        if xp is np:
-            while not state[2]:
-                state = self._narrowed(keep, state)
-        else:
-            state = jax.lax.while_loop(
-                lambda s: ~s[2], lambda s: self._narrowed(keep, s), self._narrowed(keep, state)
-            )
+        state = (*first, jnp.asarray(False), *rest, each)
+        state = jax.lax.while_loop(
+            lambda s: ~s[2], lambda s: self._narrowed(keep, s), self._narrowed(keep, state)
+        )
         return state[3], state[4], state[5]
 
     def _varying(self, row):
@@ -171,59 +179,42 @@ class _Selection:
 
     def _narrowed(self, keep, state):
         """One count of all elements, and the range it leaves: a key, a bin, or all keys again."""
-        xp = self.xp
         lo, shift, *_ = state
         above, bins, each = self.counts(self.rows, lo, shift)
-        at_least = xp.cumsum(bins[::-1])[::-1] + above
+        at_least = jnp.cumsum(bins[::-1])[::-1] + above
         inside = (above < keep) & (at_least[0] >= keep)
-        bin = xp.maximum((at_least >= keep).sum() - 1, 0).astype(np.int32)
+        bin = jnp.maximum((at_least >= keep).sum() - 1, 0).astype(np.int32)
         done = (inside | (keep <= 0)) & (shift == 0)
         left = keep - (at_least[bin] - bins[bin])
-        finer = xp.maximum(shift - _SHIFT_BITS, 0)
+        finer = jnp.maximum(shift - _SHIFT_BITS, 0)
         inside = inside | (keep <= 0)
-        new_lo = xp.where(inside, lo + (bin << shift), ALL_KEYS[0]).astype(np.int32)
-        new_shift = xp.where(inside, finer, ALL_KEYS[1]).astype(np.int32)
+        new_lo = jnp.where(inside, lo + (bin << shift), ALL_KEYS[0]).astype(np.int32)
+        new_shift = jnp.where(inside, finer, ALL_KEYS[1]).astype(np.int32)
         equal = [own[bin] for own in each]
         return new_lo, new_shift, done, new_lo, left.astype(np.int32), equal
-
-
-def _identity(x):
-    return x
 
 
 def _shards(axis_name) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def _scale(xp, row, normalize: str | None, total_of: Callable):
-    """f32[1]: 1 over the leaf's norm; 1 for a leaf of zeros."""
-    if normalize is None:
-        return xp.ones((1,), np.float32)
+def _scale(xp, row, normalize: str, total_of: Callable):
+    """f32[1]: 1 over the leaf's norm, at most 2^126; 1 where all squares are 0 in f32."""
     x = row.astype(np.float32)
     squares = total_of(xp.where(xp.isfinite(x), x * x, np.float32(0)).sum(dtype=np.float32))
     if normalize == "rms":
         n = total_of(xp.asarray(row.shape[1], dtype=np.float32))
         squares = squares / xp.maximum(n, np.float32(1))
-    norm = xp.clip(xp.sqrt(squares), np.float32(2**-126), np.float32(2**126))
-    return xp.where(squares > 0, 1 / norm, 1).astype(np.float32).reshape(1)
+    norm = xp.minimum(xp.sqrt(squares), np.float32(2.0**126))
+    return xp.where(norm > 0, 1 / xp.where(norm > 0, norm, 1), 1).astype(np.float32).reshape(1)
 
 
-def _equal_before(xp, equal: list, axis_name) -> list:
+def _equal_before(equal: list, axis_name) -> list:
     """How many elements with the key come before each leaf's here: leaves, then shards."""
-    if axis_name is None:
-        return _prefix(xp, equal)
     shards, me = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     own = jnp.zeros((shards, len(equal)), jnp.int32).at[me].set(jnp.stack(equal))
     everyone = jax.lax.psum(own, axis_name)
-    leaves = _prefix(jnp, list(everyone.sum(axis=0)))
+    counts = everyone.sum(axis=0)
+    leaves = jnp.cumsum(counts) - counts
     earlier = jnp.where(jnp.arange(shards)[:, None] < me, everyone, 0).sum(axis=0)
-    return [before + mine for before, mine in zip(leaves, earlier, strict=True)]
-
-
-def _prefix(xp, counts: list) -> list:
-    """Sum of the counts before each."""
-    sums, total = [], xp.zeros((), np.int32)
-    for count in counts:
-        sums.append(total)
-        total = total + count
-    return sums
+    return list(leaves + earlier)
