@@ -1,6 +1,6 @@
 // The transform with vectors of 16: a stride inside a vector is one permutation and one fused
 // multiply-add by 1 and -1, which rounds as the sum and the difference do. The same bits as the
-// passes of hadamard.hpp, for which it stands in.
+// passes of hadamard.hpp, for which it stands in, but for the sign of a NaN that meets another.
 #pragma once
 #include "core/hadamard.hpp"
 

@@ -22,12 +22,13 @@ BITLAW_LEAF float stored_scale(float statistic, Grid g, bool uniform) {
     rounded = rounded == 0 && bits > 0 ? 0x10000 : rounded;
     scale = float_of(rounded);
   } else if constexpr (kScaling == Scaling::pow2) {
-    const int32_t up = (bits + 0x7fffff) & kInfinityBits;
+    const auto up = static_cast<int32_t>((static_cast<uint32_t>(bits) + 0x7fffff) & kInfinityBits);
     scale = float_of(up > 0x7f000000 ? 0x7f000000 : up);
   } else if constexpr (kScaling == Scaling::e8m0_floor) {
     scale = e8m0((bits_of(statistic) >> 23) - exponent);
   } else if constexpr (kScaling == Scaling::e8m0_rceil) {
-    const int32_t field = bits <= 0x00400000 ? 0 : (bits + 0x7fffff) >> 23;
+    const auto above = static_cast<uint32_t>(bits) + 0x7fffff;  // unsigned: of NaN it overflows
+    const int32_t field = bits <= 0x00400000 ? 0 : static_cast<int32_t>(above >> 23);
     scale = field > (uniform ? 254 - exponent : 254) ? kNan : e8m0(field);
   } else if constexpr (kScaling == Scaling::e4m3) {
     // NaN stays NaN, and nothing rounds past 448, not even what is negative.

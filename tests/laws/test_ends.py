@@ -17,26 +17,39 @@ from laws.synthetic import COEFFICIENTS, quick_rows
 def test_a_resample_on_a_bound_pushes_its_coefficient_and_what_runs_along_with_it():
     z = np.array([[1.0, 0.5], [0.0, 0.5], [1.0, 2.0], [1.0, 0.01], [9.0, 0.01]])
     bounds = np.array([-np.inf, 0.01]), np.array([9.0, 2.0])
-    assert ends.pushed(z, bounds, 1).tolist() == [0, 0, 1, -1, -1]
-    assert ends.pushed(z, bounds, 0).tolist() == [0, 0, 0, 0, 1]
-    assert ends.pushed(z, bounds, 0, [(1, 11.5)]).tolist() == [0, 0, 1, -1, 0]
-    assert ends.pushed(z, bounds, 0, [(1, -11.5)]).tolist() == [0, 0, -1, 1, 1]
+    down, up = ends.pushed(z, bounds, 1).astype(int).tolist()
+    assert (down, up) == ([0, 0, 0, 1, 1], [0, 0, 1, 0, 0])
+    down, up = ends.pushed(z, bounds, 0).astype(int).tolist()
+    assert (down, up) == ([0, 0, 0, 0, 0], [0, 0, 0, 0, 1])
+    down, up = ends.pushed(z, bounds, 0, [(1, 11.5)]).astype(int).tolist()
+    assert (down, up) == ([0, 0, 0, 1, 1], [0, 0, 1, 0, 1])  # the last is pulled both ways
+    down, up = ends.pushed(z, bounds, 0, [(1, -np.ones(5))]).astype(int).tolist()
+    assert (down, up) == ([0, 0, 1, 0, 0], [0, 0, 0, 1, 1])
 
 
 @pytest.mark.parametrize("widening", [1.0, 1.2])
 def test_an_end_is_open_where_more_resamples_than_its_tail_were_pushed(widening):
     drawn = np.linspace(1.0, 2.0, 101)
     draws = Resamples(drawn, drawn, drawn, "", None, widening)
-    push = np.zeros(101, int)
+    push = np.zeros((2, 101), bool)
     low, high = ends.interval(draws, 1.5, drawn, push, 0.9, 0.0)
     logs = np.log(1.5) + widening * (np.log([1.05, 1.95]) - np.log(1.5))
     assert (low, high) == pytest.approx(np.exp(logs))
-    push[:5] = 1  # wherever they are: free, they would go up
+    push[1, :5] = True  # wherever they are: free, they would go up
     assert ends.interval(draws, 1.5, drawn, push, 0.9, 0.0) == (low, high)
-    push[5] = 1
+    push[1, 5] = True
     assert ends.interval(draws, 1.5, drawn, push, 0.9, 0.0) == (low, None)
-    assert ends.interval(draws, 1.5, drawn, -push, 0.9, 0.0) == (None, high)
+    assert ends.interval(draws, 1.5, drawn, push[::-1], 0.9, 0.0) == (None, high)
     assert ends.interval(draws, 1.5, np.full(101, np.nan), push, 0.9, 0.0) == (None, None)
+
+
+def test_one_draw_of_zero_moves_no_other_end():
+    drawn = np.exp(np.random.default_rng(0).normal(7, 1, 1000))
+    draws = Resamples(drawn, drawn, drawn, "", None, 1.2)
+    push = np.zeros((2, 1000), bool)
+    free = ends.interval(draws, 1000.0, drawn, push, 0.9, 0.0)
+    drawn[0] = 0.0
+    assert ends.interval(draws, 1000.0, drawn, push, 0.9, 0.0) == pytest.approx(free, rel=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def statuses(
     found = []
     lower, upper = design.bounds()
     if theta[0] <= lower[0]:
-        found.append(f"bound hit: a < {theta[0] * design.n0 ** theta[-2]:.4g}")
+        found.append("bound hit: a = 0")
     for name, place in (("c", -4), ("e", -3), ("b", -2), ("d", -1)):
         value = theta[place]
         if side := bound_hit(value, lower[place], upper[place]):

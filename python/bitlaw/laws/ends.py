@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bitlaw.laws.interval import Resamples
 from bitlaw.laws.solve import Array
@@ -20,28 +20,30 @@ Ends = tuple[float | None, float | None]
 
 
 def pushed(
-    z: Array, bounds: tuple[Array, Array], k: int, powers: Sequence[tuple[int, float]] = ()
-) -> NDArray[np.int64]:
-    """Where each resample's coefficient k would go without the bounds: up 1, down -1, else 0.
+    z: Array, bounds: tuple[Array, Array], k: int, powers: Sequence[tuple[int, ArrayLike]] = ()
+) -> NDArray[np.bool_]:
+    """bool[2, resamples]: whether coefficient k would go down, and up, without the bounds.
+
+    Both where exponents on their bounds pull both ways.
 
     Args:
         z: f64[resamples, parameters].
         bounds: lower and upper, f64[parameters] each; a least of 0 that a coefficient has by its
             meaning is none, and -inf here.
         k: its place.
-        powers: (place of an exponent, d log coefficient / d exponent) of each exponent that the
-            coefficient runs along with.
+        powers: (place of an exponent, d coefficient / d exponent, of which the sign counts) of
+            each exponent that the coefficient runs along with.
     """
     lower, upper = bounds
     side = (z >= upper).astype(np.int64) - (z <= lower)
-    along = [side[:, place] * int(np.sign(slope)) for place, slope in powers]
-    return np.sign(np.sum([side[:, k], *along], axis=0))
+    pulls = [side[:, k], *(side[:, place] * np.sign(slope) for place, slope in powers)]
+    return np.array([np.any(np.less(pulls, 0), axis=0), np.any(np.greater(pulls, 0), axis=0)])
 
 
 def interval(
     draws: Resamples, estimate: float, drawn: Array, push: NDArray, level: float, least: float
 ) -> Ends:
-    """The bootstrap's interval, on the logarithm where every draw has one.
+    """The bootstrap's interval; each end on the logarithm where it has one.
 
     Args:
         draws: how the resamples were made.
@@ -53,10 +55,13 @@ def interval(
     finite = np.isfinite(drawn)
     if not finite.any():
         return None, None
-    drawn, push, tail = drawn[finite], push[finite], (1 - level) / 2
-    if estimate > 0 and (drawn > 0).all():
-        ends = np.exp(draws.interval(np.log(estimate), np.log(drawn), level))
-    else:
-        ends = np.maximum(draws.interval(np.float64(estimate), drawn, level), least)
-    below, above = np.mean(push < 0) > tail, np.mean(push > 0) > tail
-    return None if below else float(ends[0]), None if above else float(ends[1])
+    drawn, tail = drawn[finite], (1 - level) / 2
+    below, above = push[:, finite].mean(axis=1) > tail + 1e-9
+
+    def end(quantile: float) -> float:
+        if least >= 0 and estimate > 0 and quantile > 0:
+            return float(estimate * (quantile / estimate) ** draws.widening)
+        return float(max(estimate + draws.widening * (quantile - estimate), least))
+
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return None if below else end(low), None if above else end(high)

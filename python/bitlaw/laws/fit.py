@@ -98,6 +98,9 @@ def fit(
         except np.linalg.LinAlgError as error:
             status = (f"{estimate.BROKEN}: {error}",)
             record = replace(record, status=status, schemes=schemes.without_law(record.schemes))
+    if not record.params:
+        lost = tuple((run_id, record.status[0]) for run_id in used.run_id.tolist())
+        record = replace(record, excluded=record.excluded + lost)
     if flagged.any() and (runs.scheme[~flagged] == "dense").any():
         rest = fit(runs[~flagged], law, level, resamples, delta, seed)
         record = replace(record, without_flagged=rest)
@@ -235,7 +238,12 @@ def _param_status(status: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 def _profiles(
     runs: Runs, design: Design, theta: Array, names: list[str], delta: float, level: float
 ) -> tuple[Profile, ...]:
-    """Profile likelihood of the coefficients that are the law's own: b, d and e."""
+    """Profile likelihood of the coefficients that are the law's own: b, d and e.
+
+    None where a multiplier is beyond the profile's bounds: its centre would be no optimum.
+    """
+    if np.abs(solve.log_eff(design, theta[None])[0]).max() > schemes.UNBOUNDED:
+        return ()
     columns = {"n_params": runs.n_params, "d_tokens": runs.d_tokens}
     problem = Problem.of(
         forms.LAWS["effective"], columns, runs.loss, Objective("log", delta), design.scheme,

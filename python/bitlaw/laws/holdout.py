@@ -104,8 +104,11 @@ def _kinds(own: Law, table: dict[str, NDArray]) -> NDArray | None:
 
 
 def hold_outs(fit: Fit, resamples: int = RESAMPLES, seed: int = 0) -> tuple[HoldOut, ...]:
-    """The hold-outs of the largest size and of the largest budget, where the table allows them."""
-    problem = problem_of(fit) if fit.params and fit.table else None
+    """The hold-outs of the largest size and of the largest budget, where the table allows them.
+
+    None where a multiplier is on its bound: the rest would be fitted around what it is not.
+    """
+    problem = problem_of(fit) if fit.params and fit.table and not fit.bounds else None
     if problem is None:
         return ()
     columns = [name for name in (*SIZES, DATA) if name in problem.columns]
@@ -120,7 +123,7 @@ def compare(fit: Fit, laws: Iterable[str] | None = None) -> dict[str, tuple[Hold
         fit: its table and objective are used for all.
         laws: names of `forms.LAWS`; None takes every one that has the columns it needs.
     """
-    if not fit.table or not fit.params:
+    if not fit.table or not fit.params or fit.bounds:
         return {}
     names = list(forms.LAWS) if laws is None else list(laws)
     names = [fit.law, *(name for name in names if name != fit.law)]

@@ -101,16 +101,17 @@ class Problem:
         low[logs], high[logs] = np.log(low[logs]), np.log(high[logs])
         return low, high
 
-    def pushed(self, z: Array) -> list[NDArray[np.int64]]:
+    def pushed(self, z: Array) -> list[NDArray[np.bool_]]:
         """`ends.pushed` of every coordinate: where its bounds and its scale's keep it."""
         lower, upper = self.bounds()
         lower[[c.range.low == 0.0 for c, _ in self.coordinates]] = -np.inf
         found = []
         for k, (c, _) in enumerate(self.coordinates):
+            sign = 1.0 if c.range.log else np.sign(z[:, k])
             powers = [
                 (
                     self.names.index(power.removeprefix("-")),
-                    np.log(self.references[column]) * (-1 if power.startswith("-") else 1),
+                    sign * np.log(self.references[column]) * (-1 if power.startswith("-") else 1),
                 )
                 for column, power in c.range.scale
                 if isinstance(power, str)

@@ -73,11 +73,11 @@ def at_bound(name: str, status: Sequence[str]) -> str | None:
     for reason in status:
         if reason.startswith("bound hit: "):
             words = reason.removeprefix("bound hit: ").removeprefix(f"{name} ")
-            if words[0] in "<>":
+            if words[:1] in ("<", ">"):
                 return words
             if words.startswith("any "):
                 return "any"
-            if (value := words.removeprefix("= "))[0].isdigit():
+            if (value := words.removeprefix("= "))[:1].isdigit():
                 return f"{value}, a bound"
     return None
 
@@ -87,8 +87,8 @@ def inside(
 ) -> tuple[float | None, float | None]:
     """A coefficient's interval; None for an end that is a bound of its search, but for 0.
 
-    What a fit writes is so already. Records of older versions hold the bounds themselves, which are
-    known here but for those in units of columns.
+    A fit writes most of them so, but for ends that widening moved beyond a bound. Records of older
+    versions hold the bounds themselves, known here but for those in units of columns.
     """
     of = {coefficient.name: coefficient.range for coefficient in law.coefficients}
     place = of.get(name.partition("[")[0])

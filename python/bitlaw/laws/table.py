@@ -204,6 +204,7 @@ class Table:
 
 def _array(column: Sequence) -> NDArray:
     """Numbers as an array of them, anything else as it is."""
+    column = column.tolist() if isinstance(column, np.ndarray) else column
     try:
         array = np.asarray(column)
         if array.dtype.kind in "iufb" and array.ndim == 1:

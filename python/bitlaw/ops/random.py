@@ -23,8 +23,8 @@ def threefry2x32(key0, key1, a, b, rounds: int = ROUNDS):
 
     J. Salmon, M. Moraes, R. Dror, D. Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     Their library Random123 documents 13 rounds as the fewest without a known statistical flaw and
-    20, which jax.random does, as a margin for general use. Each threshold of a rounding is compared
-    with once, and its rounds are half of the time of that rounding: 13 here.
+    20, which jax.random does, as a margin for general use. A threshold is used in one comparison,
+    and 20 rounds were half the time of stochastic rounding, so 13.
 
     Args:
         key0, key1, a, b: u32 arrays that broadcast together.

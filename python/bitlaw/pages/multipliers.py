@@ -364,10 +364,11 @@ def without_flagged(fit: laws.Fit, bits: Bits = unknown_bits) -> str:
     flagged = set(fit.flagged)
     sized = zip(fit.table.get("run_id", ()), fit.table.get("n_params", ()), strict=True)
     sizes = sorted({n for run_id, n in sized if run_id in flagged})
+    named = f" (N = {', '.join(f'{n:,.0f}' for n in sizes)})" if sizes else ""
     return (
         "<h2>Without runs that are mostly embeddings and head</h2>"
-        f"<p>In {len(fit.flagged)} runs (N = {', '.join(f'{n:,.0f}' for n in sizes)}) more than "
-        "half of all parameters are embeddings and head, which no compression acts on. The fit "
+        f"<p>In {len(fit.flagged)} runs{named} more than half of "
+        "all parameters are embeddings and head, which no compression acts on. The fit "
         "without them: "
         f"{escape('; '.join(other.status))}.</p>" + multipliers(other, bits).html
     )

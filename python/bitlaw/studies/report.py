@@ -127,8 +127,8 @@ def per_nonzero(fit: laws.Fit) -> list[str]:
 
 def repeated(table: Path) -> list[str]:
     """A sentence if a run saw its text more than once, by the column epochs of runs.csv."""
-    with open(table, newline="", encoding="utf-8") as file:
-        epochs = [float(row.get("epochs") or 0) for row in csv.DictReader(file)]
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        epochs = [_number(row.get("epochs")) for row in csv.DictReader(file)]
     often = sum(e > EPOCHS_FREE for e in epochs)
     if max(epochs, default=0) <= 1:
         return []
@@ -145,3 +145,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StudyError(f"cannot remove {path}: {error.strerror}; remove it by hand") from error
+
+
+def _number(text: str | None) -> float:
+    """A finite number, 0 for what is none."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
