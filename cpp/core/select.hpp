@@ -8,9 +8,12 @@
 // sample.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <mutex>
+#include <thread>
 #include <tuple>
+#include <vector>
 
 #include "core/segments.hpp"
 

@@ -106,9 +106,10 @@ def _kinds(own: Law, table: dict[str, NDArray]) -> NDArray | None:
 def hold_outs(fit: Fit, resamples: int = RESAMPLES, seed: int = 0) -> tuple[HoldOut, ...]:
     """The hold-outs of the largest size and of the largest budget, where the table allows them.
 
-    None where a multiplier is on its bound: the rest would be fitted around what it is not.
+    None where the multiplier of a scheme is on its bound: the rest would be fitted around what it
+    is not.
     """
-    problem = problem_of(fit) if fit.params and fit.table and not fit.bounds else None
+    problem = problem_of(fit) if _may_be_refitted(fit) else None
     if problem is None:
         return ()
     columns = [name for name in (*SIZES, DATA) if name in problem.columns]
@@ -123,7 +124,7 @@ def compare(fit: Fit, laws: Iterable[str] | None = None) -> dict[str, tuple[Hold
         fit: its table and objective are used for all.
         laws: names of `forms.LAWS`; None takes every one that has the columns it needs.
     """
-    if not fit.table or not fit.params or fit.bounds:
+    if not _may_be_refitted(fit):
         return {}
     names = list(forms.LAWS) if laws is None else list(laws)
     names = [fit.law, *(name for name in names if name != fit.law)]
@@ -139,6 +140,11 @@ def compare(fit: Fit, laws: Iterable[str] | None = None) -> dict[str, tuple[Hold
                 found.setdefault(axis, []).append(entry)
     ranked = {axis: sorted(entries, key=lambda entry: entry.rms) for axis, entries in found.items()}
     return {axis: tuple(entries) for axis, entries in ranked.items() if len(entries) > 1}
+
+
+def _may_be_refitted(fit: Fit) -> bool:
+    """Whether there is a table, and numbers to start from that are those of its optimum."""
+    return bool(fit.params and fit.table) and not any(entry.bound for entry in fit.schemes)
 
 
 def _told(problem: Problem) -> bool:
