@@ -52,9 +52,17 @@ $(VENV)/.installed-lint: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install -q 'ruff>=0.13' 'clang-format>=20'
 	touch $@
 
-# .installed-train, .installed-test, .installed-test-oracles: the package with those extras.
-$(VENV)/.installed-%: $(SOURCES) | $(VENV)/bin/python
-	$(BIN)/pip install '.[$(subst -,$(comma),$*)]'
+# Built once, whatever extras are installed with it.
+$(VENV)/.built: $(SOURCES) | $(VENV)/bin/python
+	rm -rf $(VENV)/wheel
+	$(BIN)/pip wheel --no-deps -w $(VENV)/wheel .
+	touch $@
+
+# .installed-train, .installed-test, .installed-test-oracles: the package with those extras. (First
+# alone: pip takes a wheel of a version that is there for the same.)
+$(VENV)/.installed-%: $(VENV)/.built
+	$(BIN)/pip install -q --force-reinstall --no-deps $(VENV)/wheel/*.whl
+	$(BIN)/pip install "$$(echo $(VENV)/wheel/*.whl)[$(subst -,$(comma),$*)]"
 	touch $@
 
 clean:

@@ -39,6 +39,25 @@ BITLAW_OWN void convert(const float (&v)[16], bfloat16* y) {
   _mm256_storeu_si256((__m256i*)y, _mm256_permutexvar_epi16(order, (__m256i)both));
 }
 
+template <>
+struct OwnForm<NarrowTo<bfloat16>> : std::true_type {
+  BITLAW_OWN static __mmask16 subnormal(__m512 x) {
+    const __m512i twice = _mm512_maskz_slli_epi32(0xffff, _mm512_castps_si512(x), 1);
+    return _mm512_cmplt_epu32_mask(_mm512_sub_epi32(twice, _mm512_set1_epi32(1)),
+                                   _mm512_set1_epi32(0x00ffffff));
+  }
+  BITLAW_OWN static void run(const float* x, bfloat16* y, int64_t n) {
+    for (; n >= 32; n -= 32, x += 32, y += 32) {
+      const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+      if (subnormal(low) | subnormal(high))
+        NarrowTo<bfloat16>::run(x, y, 32);
+      else
+        _mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    NarrowTo<bfloat16>::run(x, y, n);
+  }
+};
+
 // Cells a sixteenth wide hold at most one of the thresholds between the levels of NF4. Of each cell
 // from -16 to 15, at that number modulo 32: the threshold (or infinity) and the levels beside it.
 struct Nf4Cells {
@@ -93,29 +112,40 @@ struct OwnForm<MapGroups<float, Element::nf4, true, false>> : std::true_type {
   }
 };
 
-template <Element kElement, bool kFlags>
-struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
-  using Plain = MapGroups<bfloat16, kElement, true, kFlags>;
+template <Element kElement, bool kNearest, bool kFlags>
+struct OwnForm<MapGroups<bfloat16, kElement, kNearest, kFlags>> : std::true_type {
+  using Plain = MapGroups<bfloat16, kElement, kNearest, kFlags>;
   template <int kPairs, bool kNoOffset>
-  BITLAW_OWN static void map(const bfloat16* x, bfloat16* y, int16_t* flags, Factors m,
-                             int64_t groups, int64_t block, const bfloat16* ahead,
-                             const Common& c) {
+  BITLAW_OWN static void map_all(const bfloat16* x, bfloat16* y, int16_t* flags, const float* u,
+                                 Factors m, int64_t groups, int64_t block, const bfloat16* ahead,
+                                 const Common& c) {
     for (int64_t b = 0; b < groups; ++b) {
       const Factor f = factor_at<kElement>(m, b);
       for (int64_t i = b * block; i < (b + 1) * block; i += 2 * kPairs) {
         __builtin_prefetch(ahead + i, 0, 2);
         float v[2 * kPairs];
-        if constexpr (kElement == Element::nf4 && !kFlags) {
+        if constexpr (kElement == Element::nf4 && kNearest && !kFlags) {
           widen_pairs<kPairs>(x + i, v, v + kPairs);
           const __m512 by = _mm512_set1_ps(f.by), step = _mm512_set1_ps(f.step);
           for (int j = 0; j < 2 * kPairs; j += 16)
             _mm512_storeu_ps(v + j, nf4_values(_mm512_loadu_ps(v + j), by, step));
         } else {
-          map_pairs<kElement, kFlags, kNoOffset, kPairs>(x + i, v, v + kPairs, flags + i, f, c);
+          map_pairs<kElement, kNearest, kFlags, kNoOffset, kPairs>(
+              x + i, v, v + kPairs, flags + i, kNearest ? nullptr : u + i, f, c);
         }
         convert(v, y + i);
       }
     }
+  }
+  // A constant block lets the compiler unroll the group.
+  template <int kPairs, bool kNoOffset>
+  BITLAW_OWN static void map(const bfloat16* x, bfloat16* y, int16_t* flags, const float* u,
+                             Factors m, int64_t groups, int64_t block, const bfloat16* ahead,
+                             const Common& c) {
+    if (block == 2 * kPairs)
+      map_all<kPairs, kNoOffset>(x, y, flags, u, m, groups, 2 * kPairs, ahead, c);
+    else
+      map_all<kPairs, kNoOffset>(x, y, flags, u, m, groups, block, ahead, c);
   }
   BITLAW_OWN static void run(const bfloat16* x, bfloat16* y, int16_t* flags, const float* u,
                              Factors m, int64_t groups, int64_t block, const bfloat16* ahead,
@@ -125,11 +155,11 @@ struct OwnForm<MapGroups<bfloat16, kElement, true, kFlags>> : std::true_type {
     constexpr bool uniform = kElement == Element::uniform || kElement == Element::affine;
     if constexpr (uniform && !kFlags)
       if (c.grid.offset() == 0.0f && block % 32 == 0)
-        return map<16, true>(x, y, flags, m, groups, block, ahead, c);
+        return map<16, true>(x, y, flags, u, m, groups, block, ahead, c);
     if (block % 32 == 0)
-      map<16, false>(x, y, flags, m, groups, block, ahead, c);
+      map<16, false>(x, y, flags, u, m, groups, block, ahead, c);
     else
-      map<8, false>(x, y, flags, m, groups, block, ahead, c);
+      map<8, false>(x, y, flags, u, m, groups, block, ahead, c);
   }
 };
 

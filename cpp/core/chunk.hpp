@@ -67,18 +67,20 @@ BITLAW_LEAF float mapped(float v, Factor f, float threshold, const Common& c, in
 
 // bfloat16 are mapped in pairs, the halves of a 32-bit word: a shift makes a float of one, a mask
 // of the other, and no element leaves its lane. low[i] and high[i] are the values of pair i.
-template <Element kElement, bool kFlags, bool kNoOffset, int kPairs>
-BITLAW_LEAF void map_pairs(const bfloat16* x, float* low, float* high, int16_t* flags, Factor f,
-                           const Common& c) {
+template <Element kElement, bool kNearest, bool kFlags, bool kNoOffset, int kPairs>
+BITLAW_LEAF void map_pairs(const bfloat16* x, float* low, float* high, int16_t* flags,
+                           const float* u, Factor f, const Common& c) {
   BITLAW_CHUNK
   for (int i = 0; i < kPairs; ++i) {
     uint32_t pair;
     std::memcpy(&pair, x + 2 * i, 4);
+    const auto map = [&](uint32_t bits, int side, int32_t* flag) BITLAW_INLINE {
+      return mapped<kElement, kNearest, kFlags, kNoOffset>(
+          std::bit_cast<float>(bits), f, kNearest ? 0.0f : u[2 * i + side], c, flag);
+    };
     int32_t first = 0, second = 0;
-    low[i] = mapped<kElement, true, kFlags, kNoOffset>(std::bit_cast<float>(pair << 16), f, 0.0f, c,
-                                                       &first);
-    high[i] = mapped<kElement, true, kFlags, kNoOffset>(std::bit_cast<float>(pair & 0xffff0000u), f,
-                                                        0.0f, c, &second);
+    low[i] = map(pair << 16, 0, &first);
+    high[i] = map(pair & 0xffff0000u, 1, &second);
     if constexpr (kFlags) {
       const int32_t both = first | second << 16;
       std::memcpy(flags + 2 * i, &both, 4);
@@ -135,7 +137,8 @@ struct MapGroups {
               from[i], f, kNearest ? 0.0f : u[at + i], c, flags + at + i);
       } else {
         float low[kSize / 2], high[kSize / 2];
-        map_pairs<kElement, kFlags, kNoOffset, kSize / 2>(from, low, high, flags + at, f, c);
+        map_pairs<kElement, kNearest, kFlags, kNoOffset, kSize / 2>(
+            from, low, high, flags + at, kNearest ? nullptr : u + at, f, c);
         narrow_pairs<kSize / 2>(low, high, to);
       }
     };
@@ -159,7 +162,9 @@ struct MapGroups {
   }
   BITLAW_LEAF static void run(const T* x, T* y, Flag<T>* flags, const float* u, Factors m,
                               int64_t groups, int64_t block, const T* ahead, Common c) {
-    if (sizeof(T) == 2 && block % 32 == 0)
+    if (sizeof(T) == 4 && block == 32)  // a constant lets the compiler unroll the group
+      map_grid<32>(x, y, flags, u, m, groups, 32, ahead, c);
+    else if (sizeof(T) == 2 && block % 32 == 0)
       map_grid<32>(x, y, flags, u, m, groups, block, ahead, c);
     else
       map_grid<16>(x, y, flags, u, m, groups, block, ahead, c);

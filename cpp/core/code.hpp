@@ -16,14 +16,15 @@ struct EncodeLevels {
     BITLAW_LOOP
     for (int64_t i = 0; i < n; ++i) code[i] = static_cast<uint8_t>(encode(level[i]));
   }
-  // NaN, which comes with the scale or is kept by the 8-bit formats, is all ones.
+  // NaN, which comes with the scale or is kept by the 8-bit formats, is all ones but for the sign:
+  // where two NaN meet, whose sign stays depends on the instructions.
   BITLAW_LEAF static int32_t minifloat(float level, int32_t mantissa, int32_t least, float unit,
                                        int32_t sign) {
-    const int32_t mag = magnitude_bits(level), all = sign - 1;
+    const int32_t mag = magnitude_bits(level);
     const int32_t normal = (mag >> (23 - mantissa)) - (((least >> 23) - 1) << mantissa);
     const int32_t below = static_cast<int32_t>(float_of(mag < least ? mag : 0) * unit);
-    const int32_t code = mag > kInfinityBits ? all : mag < least ? below : normal;
-    return code | (bits_of(level) < 0 ? sign : 0);
+    const int32_t code = (mag < least ? below : normal) | (bits_of(level) < 0 ? sign : 0);
+    return mag > kInfinityBits ? sign - 1 : code;
   }
   BITLAW_LEAF static int32_t nf4(float level) {
     int32_t code = 0;

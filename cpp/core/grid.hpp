@@ -147,11 +147,10 @@ BITLAW_LEAF float one_where(bool condition) {
   return float_of(-static_cast<int32_t>(condition) & bits_of(1.0f));
 }
 
-// The whole number t, of magnitude below 2^22, is taken to: floor(t), or one more where the rest is
-// above u; NaN stays NaN. From the nearest whole number that is a step up or down or none.
+// The whole number t is taken to: floor(t), or one more where the rest is above u; NaN stays NaN.
 BITLAW_LEAF float whole_above(float t, float u) {
-  const float nearest = (t + kRound) - kRound, rest = t - nearest;
-  return nearest + one_where(rest > u) - one_where(rest + 1.0f <= u);
+  const float low = __builtin_floorf(t);
+  return low + one_where(t - low > u);
 }
 
 template <class Rule>
@@ -161,8 +160,7 @@ BITLAW_LEAF Mapped map_uniform(float ratio, float qmin, float qmax, float offset
   if constexpr (Rule::kNearest) {
     rounded = (v + kRound) - kRound;  // not whole beyond 2^22, which is beyond all grids
   } else {                            // on magnitudes
-    float mag = __builtin_fabsf(ratio);
-    mag = 512.0f < mag ? 512.0f : mag;
+    const float mag = __builtin_fabsf(ratio);
     if constexpr (Rule::kNoOffset) {
       rounded = with_sign_of(whole_above(mag, rule.u), ratio) + 0.0f;  // never -0
     } else {

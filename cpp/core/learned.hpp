@@ -8,8 +8,8 @@
 #include <tuple>
 #include <vector>
 
-#include "core/grid.hpp"
 #include "core/parallel.hpp"
+#include "core/sums.hpp"
 
 namespace bitlaw {
 
@@ -94,19 +94,12 @@ BITLAW_LEAF float zero_gradient(float scale, double sum) {
   return 0.0f - scale * static_cast<float>(sum);
 }
 
-// Element j goes to lane j mod 16; lanes add up in halves.
-inline constexpr int kTermLanes = 16;
+// Element j goes to lane j mod 16.
 BITLAW_LEAF void add_lanes(const float* terms, int64_t n, double* lane) {
-  const int64_t whole = n / kTermLanes * kTermLanes;
-  for (int64_t i = 0; i < whole; i += kTermLanes)
-    for (int l = 0; l < kTermLanes; ++l) lane[l] += static_cast<double>(terms[i + l]);
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes)
+    for (int l = 0; l < kLanes; ++l) lane[l] += static_cast<double>(terms[i + l]);
   for (int64_t i = whole; i < n; ++i) lane[i - whole] += static_cast<double>(terms[i]);
-}
-
-BITLAW_LEAF double sum_of_lanes(double* lane) {
-  for (int half = kTermLanes / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-  return lane[0];
 }
 
 // dx and the sums of n elements of one group.
@@ -114,7 +107,7 @@ template <class T, Learned kEstimator, bool kPruned>
 BITLAW_LEAF LearnedSums learned_group(const T* g, const T* x, T* dx, int64_t n, CodeRange r) {
   constexpr bool kZero = kEstimator == Learned::lsq_plus;
   float scale_terms[kTerms], zero_terms[kZero ? kTerms : 1];
-  double scale_lane[kTermLanes] = {}, zero_lane[kTermLanes] = {};
+  double scale_lane[kLanes] = {}, zero_lane[kLanes] = {};
   for (int64_t at = 0; at < n; at += kTerms) {
     const int64_t m = n - at < kTerms ? n - at : kTerms;
     BITLAW_LOOP

@@ -116,24 +116,16 @@ class Mapper {
  public:
   // `columns`: stretches come with numbers for each element.
   Mapper(const Choices& c, bool flags, bool columns) : c_(c), flags_(flags) {
-    const bool nearest = c.rounding == Rounding::nearest;
     constexpr bool f32 = std::is_same_v<T, float>;
     staged_first_ = c.hadamard > 0 || (c.statistic == Statistic::mse_search && !f32);
-    staged_ = staged_first_ || c.bits > 0 || c.pruned || ((columns || !nearest) && !f32);
+    staged_ = staged_first_ || c.bits > 0 || c.pruned || (columns && !f32);
     with_element(element_of(c.kind, c.scaling), [&]<Element kElement>() {
-      if (!columns && nearest && !staged_)
-        map_ = flags ? leaf<MapGroups<T, kElement, true, true>, T>()
-                     : leaf<MapGroups<T, kElement, true, false>, T>();
-      else if (!columns && nearest)
-        map_floats_ = flags ? leaf<MapGroups<float, kElement, true, true>, float>()
-                            : leaf<MapGroups<float, kElement, true, false>, float>();
-      else if (!columns)
-        map_floats_ = flags ? leaf<MapGroups<float, kElement, false, true>, float>()
-                            : leaf<MapGroups<float, kElement, false, false>, float>();
+      if (columns)
+        map_floats_ = of_columns<kElement>();
+      else if (staged_)
+        map_floats_ = of_groups<float, kElement>();
       else
-        map_floats_ = !nearest ? leaf<MapColumns<kElement, false, true>, float>()
-                      : flags  ? leaf<MapColumns<kElement, true, true>, float>()
-                               : leaf<MapColumns<kElement, true, false>, float>();
+        map_ = of_groups<T, kElement>();
     });
   }
 
@@ -183,12 +175,27 @@ class Mapper {
   static Leaf<E> leaf() {
     return [](auto... a) { on_isa<Map>(a...); };
   }
+  template <class E, Element kElement>
+  Leaf<E> of_groups() const {
+    if (c_.rounding == Rounding::nearest)
+      return flags_ ? leaf<MapGroups<E, kElement, true, true>, E>()
+                    : leaf<MapGroups<E, kElement, true, false>, E>();
+    return flags_ ? leaf<MapGroups<E, kElement, false, true>, E>()
+                  : leaf<MapGroups<E, kElement, false, false>, E>();
+  }
+  template <Element kElement>
+  Leaf<float> of_columns() const {
+    if (c_.rounding != Rounding::nearest) return leaf<MapColumns<kElement, false, true>, float>();
+    return flags_ ? leaf<MapColumns<kElement, true, true>, float>()
+                  : leaf<MapColumns<kElement, true, false>, float>();
+  }
 
   // Pieces are of whole groups, or of one.
   void in_pieces(const Stretch<T>& s, Scratch& scratch, Factors m, int64_t count,
                  int64_t block) const {
     const int64_t step = count == 1 ? 1 : std::lcm<int64_t>(block, kRandomRun);
-    const bool whole = map_ || staged_first_ || step > kPiece;
+    const bool nearest = c_.rounding == Rounding::nearest;
+    const bool whole = (map_ && nearest) || staged_first_ || step > kPiece;
     const int64_t piece = whole ? s.n : kPiece / step * step;
     for (int64_t from = 0; from < s.n; from += piece) {
       const int64_t n = std::min(piece, s.n - from), group = count == 1 ? 0 : from / block;

@@ -80,24 +80,22 @@ void column_statistics(const Parallel& par, const T* x, int64_t rows, int64_t co
   constexpr int64_t kPanel = 64;
   const bool square = statistic == Statistic::rms, range = statistic == Statistic::range;
   const bool counts = square && pruned;
-  const int64_t panels = (rows + kPanel - 1) / kPanel;
-  std::vector<int32_t> highs(panels * cols), lows(range ? panels * cols : 0);
-  std::vector<int32_t> zeros(counts ? panels * cols : 0);
-  std::vector<double> total(square ? panels * cols : 0);
+  const int64_t panels = (rows + kPanel - 1) / kPanel, all = panels * cols;
+  std::vector<int32_t> highs(square ? 0 : all), lows(range ? all : 0), zeros(counts ? all : 0);
+  std::vector<double> total(square ? all : 0);
+  const auto at = [cols](auto& of, int64_t p) { return of.empty() ? nullptr : &of[p * cols]; };
   par(panels, items_per_chunk(kPanel * cols), [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      on_isa<SumColumns<T>>(
-          x + p * kPanel * cols, std::min(kPanel, rows - p * kPanel), cols, statistic, pruned,
-          highs.data() + p * cols, range ? lows.data() + p * cols : nullptr,
-          square ? total.data() + p * cols : nullptr, counts ? zeros.data() + p * cols : nullptr);
+      on_isa<SumColumns<T>>(x + p * kPanel * cols, std::min(kPanel, rows - p * kPanel), cols,
+                            statistic, pruned, at(highs, p), at(lows, p), at(total, p),
+                            at(zeros, p));
   });
-  on_isa<FoldPanels>(highs.data(), panels, cols, true);
-  if (range) on_isa<FoldPanels>(lows.data(), panels, cols, true);
-  if (counts) on_isa<FoldPanels>(zeros.data(), panels, cols, false);
+  for (std::vector<int32_t>* of : {&highs, &lows, &zeros})
+    if (!of->empty()) on_isa<FoldPanels>(of->data(), panels, cols, of != &zeros);
   for (int64_t b = 0; b < cols / block; ++b) {
     Sums sums;
     for (int64_t c = b * block; c < (b + 1) * block; ++c)
-      sums.add({highs[c], range ? lows[c] : 0, 0, counts ? -int64_t{zeros[c]} : 0});
+      sums.add({square ? 0 : highs[c], range ? lows[c] : 0, 0, counts ? -int64_t{zeros[c]} : 0});
     for (int64_t p = 0; p < panels && square; ++p)
       for (int64_t c = b * block; c < (b + 1) * block; ++c) sums.square += total[p * cols + c];
     sums.count += rows * block;

@@ -29,6 +29,13 @@ struct Groups {
   int64_t chunks() const { return items * rows * chunks_of_row(); }
 };
 
+// Of kLanes threads side by side, as the core's sum_of_lanes.
+template <class N>
+__device__ N sum_of_team(N lane) {
+  for (int half = kLanes / 2; half > 0; half /= 2) lane += __shfl_xor_sync(0xffffffffu, lane, half);
+  return lane;
+}
+
 // A chunk of a row: where its elements are and which group the first belongs to.
 struct Chunk {
   int64_t line, first;  // line: item * rows + row; first: column

@@ -55,12 +55,6 @@ BITLAW_LEAF void chunk_terms(const Call<T>& c, int64_t at, int n, bool whole, Co
   store(g, n, whole, c.dx + at);
 }
 
-__device__ double sum_of_team(double lane) {
-  for (int half = kTermLanes / 2; half > 0; half /= 2)
-    lane += __shfl_xor_sync(0xffffffffu, lane, half);
-  return lane;
-}
-
 // Items of one row. A unit is `count` whole groups of at most kTile elements, or a part of one.
 template <class T, Learned kEstimator, bool kPruned>
 __global__ void __launch_bounds__(kThreads)
@@ -68,7 +62,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr bool kZero = kEstimator == Learned::lsq_plus;
   alignas(16) __shared__ float scale_terms[kTile], zero_terms[kZero ? kTile : 1];
   const int64_t n = c.block, all = c.items * c.groups();
-  const int team = threadIdx.x / kTermLanes, lane = threadIdx.x % kTermLanes;
+  const int team = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int64_t group = parts > 1 ? unit / parts : unit * count;
     const int64_t first = parts > 1 ? unit % parts * kLearnedPart : 0;
@@ -93,11 +87,11 @@ __global__ void __launch_bounds__(kThreads)
       }
       __syncthreads();
       // Teams add up a group each; where there is only one group, the first team goes on with it.
-      for (int round = 0; round < here; round += kThreads / kTermLanes) {
+      for (int round = 0; round < here; round += kThreads / kLanes) {
         const int nth = round + team;
         const bool mine = nth < here;
         if (count > 1) scale_lane = zero_lane = 0;
-        for (int i = lane; mine && i < m; i += kTermLanes) {
+        for (int i = lane; mine && i < m; i += kLanes) {
           scale_lane += static_cast<double>(scale_terms[nth * m + i]);
           if (kZero) zero_lane += static_cast<double>(zero_terms[nth * m + i]);
         }

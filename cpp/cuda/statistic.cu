@@ -92,8 +92,6 @@ __global__ void __launch_bounds__(kThreads)
     rms_flat(const T* x, int64_t groups, int64_t n, int count, bool whole, bool pruned,
              float* high) {
   alignas(16) __shared__ float values[kTile];
-  __shared__ double squares[kThreads];
-  __shared__ int zeros[kThreads];
   const int team = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   for (int64_t group = int64_t{blockIdx.x} * count; group < groups;
        group += int64_t{gridDim.x} * count) {
@@ -124,17 +122,9 @@ __global__ void __launch_bounds__(kThreads)
           none += v == 0.0;
         }
         if (!last && (at + kTile) % kStretch) continue;
-        squares[threadIdx.x] = sum;
-        zeros[threadIdx.x] = none;
-        __syncwarp();
-        if (lane == 0) {
-          double of_stretch = 0;
-          for (int l = 0; l < kLanes; ++l) of_stretch += squares[threadIdx.x + l];
-          for (int l = 0; l < kLanes && pruned; ++l) taking -= zeros[threadIdx.x + l];
-          total += of_stretch;
-        }
+        total += sum_of_team(sum);
+        if (pruned) taking -= sum_of_team(none);
         sum = 0, none = 0;
-        __syncwarp();
         if (!last) continue;
         if (lane == 0 && mine)
           high[group + nth] = statistic_of({0, 0, total, taking}, Statistic::rms);

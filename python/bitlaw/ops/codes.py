@@ -4,7 +4,7 @@
 |---|---|
 | uniform, offset 0 | two's complement |
 | uniform mid-rise, affine | unsigned, 0 is the lowest level |
-| float | sign, exponent, mantissa: the bit patterns of the OCP formats; NaN is all ones |
+| float | sign, exponent, mantissa: the bit patterns of the OCP formats; NaN is all ones, but for the sign |
 | nf4 | the index of the level |
 
 Layouts, grids and attributes are those of `bitlaw.ops.quantize`.
@@ -101,9 +101,8 @@ def encode(levels, zero, grid, *, kind: str, bits: int):
     normal = (mag >> (23 - mantissa)) - (((least >> 23) - 1) << mantissa)
     unit = np.float32(1) / (grid[1] * grid[2])
     below = (xp.where(mag < least, mag, 0).view(np.float32) * unit).astype(np.int32)
-    code = xp.where(mag < least, below, normal)
-    code = xp.where(mag > INFINITY_BITS, sign - 1, code)
-    return (code | xp.where(xp.signbit(levels), sign, 0)).astype(np.uint8)
+    code = xp.where(mag < least, below, normal) | xp.where(xp.signbit(levels), sign, 0)
+    return xp.where(mag > INFINITY_BITS, sign - 1, code).astype(np.uint8)
 
 
 def decode(codes, zero, grid, *, kind: str, bits: int):

@@ -41,7 +41,8 @@ def arrays_and_blocks(rng: np.random.Generator):
         ((0, 1, 32), 32), ((2, 0, 8), 4), ((3, 1, 1), 1), ((1, 1, 7), 7), ((5, 1, 96), 32),
         ((4, 1, 48), 6), ((2, 33, 20), 1), ((2, 5, 12), 4), ((3, 4, 9), 9), ((64, 1, 1024), 1024),
         ((24, 1, 4096), 32), ((1, 300, 200), 1), ((2, 300, 300), 300), ((1, 1, 70001), 70001),
-        ((2, 256, 257), 257), ((9, 1, 8224), 16), ((1, 1, 69632), 69632),
+        ((2, 256, 257), 257), ((9, 1, 8224), 16), ((1, 1, 69632), 69632), ((2, 3, 4101), 1),
+        ((2, 1, 6000), 48), ((1, 1, 6000), 5),
     ]:  # fmt: skip
         x = hard_values(rng, shape)
         yield x, block
@@ -51,6 +52,7 @@ def arrays_and_blocks(rng: np.random.Generator):
     yield x.astype(ml_dtypes.bfloat16), 1000
     poison = rng.normal(size=(40, 1, 2048)).astype(np.float32)
     poison[3, 0, 2047], poison[17, 0, 5], poison[30, 0, 0] = np.nan, np.inf, -np.inf
+    poison[3, 0, 100], poison[9, 0, 7], poison[9, 0, 1400] = -np.nan, -np.nan, -np.nan
     yield poison, 2048
     yield poison, 64
     tiny = (2.0 ** -np.arange(120, 150)).astype(np.float32)[:, None, None]

@@ -15,16 +15,18 @@ INFINITY_BITS = np.int32(0x7F800000)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def check_items(x) -> None:
+def check_items(x, name: str = "x") -> None:
     """Raises ValueError unless x is f32, bf16 or f16 [items, n] with n < 2^31."""
     if x.ndim != 2 or str(x.dtype) not in DTYPES:
-        raise ValueError(f"x must be f32, bf16 or f16 [items, n], got {x.dtype}{list(x.shape)}")
+        raise ValueError(
+            f"{name} must be f32, bf16 or f16 [items, n], got {x.dtype}{list(x.shape)}"
+        )
     if x.shape[1] >= 2**31:
-        raise ValueError(f"x must have fewer than 2^31 elements per item, got {x.shape[1]}")
+        raise ValueError(f"{name} must have fewer than 2^31 elements per item, got {x.shape[1]}")
 
 
-def _check_keep(x, keep) -> None:
-    check_items(x)
+def _check_keep(x, keep, name: str = "x") -> None:
+    check_items(x, name)
     if tuple(keep.shape) != x.shape[:1] or str(keep.dtype) != "int32":
         raise ValueError(f"keep must be i32[{x.shape[0]}], got {keep.dtype}{list(keep.shape)}")
 
@@ -101,7 +103,7 @@ def _joint_out(keep, scale, *arrays):
     if not arrays:
         raise ValueError("arrays must be at least one, got none")
     first = arrays[0]
-    _check_keep(first, keep)
+    _check_keep(first, keep, "arrays")
     for x in arrays[1:]:  # may be many
         if x.dtype != first.dtype:
             raise ValueError(f"arrays must be of one dtype, got {first.dtype} and {x.dtype}")
