@@ -1,4 +1,4 @@
-"""Writes the README's tables from bench/results and docs/quick: `python -m bench.readme`."""
+"""Writes the README's tables from bench/results and docs: `python -m bench.readme`."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ def _clocks(by: dict[str, float], digits: str, unit: str = "") -> str:
     return f"{by['wall']:{digits}}{unit} / {by['cpu']:{digits}}{unit}"
 
 
-def study_table() -> str:
-    """The printed table of the committed quick run."""
-    return "```\n" + (ROOT / "docs/quick/table.txt").read_text().rstrip() + "\n```"
+def study_table(preset: str) -> str:
+    """The printed table of the committed run of a preset."""
+    return "```\n" + (ROOT / f"docs/{preset}/table.txt").read_text().rstrip() + "\n```"
 
 
 def fill(text: str, name: str, table: str) -> str:
@@ -184,7 +184,8 @@ def main() -> None:
     text = fill(text, "ops", ops_table())
     text = fill(text, "sparsity", sparsity_table())
     text = fill(text, "packing", packing_table())
-    text = fill(text, "quick", study_table())
+    for preset in ("quick", "cpu-sparse"):
+        text = fill(text, preset, study_table(preset))
     README.write_text(text)
 
 

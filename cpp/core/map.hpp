@@ -25,7 +25,8 @@ struct Choices {
 // Elements whose scales are taken, and which then are mapped, while they stay in the caches.
 inline constexpr int64_t kUnit = 8192;
 // Elements mapped at a time where thresholds or floats are kept beside them: those then stay in the
-// first-level cache, and memory is read and written between computations.
+// first-level cache, and memory is read and written between computations. (Groups that do not come
+// in pieces of this size are mapped a unit at a time.)
 inline constexpr int64_t kPiece = 2048;
 
 template <class E>
