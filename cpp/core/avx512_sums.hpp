@@ -30,19 +30,13 @@ BITLAW_OWN __m512i larger_of(__m512i most, __m512i x) {
   return maximum<T>(most, x);
 }
 
-// A group of `block` elements, a multiple of 16, as 16 words; of two groups in half a vector each;
-// of four in a quarter; of eight in an eighth.
+// A group of `block` elements, whole vectors of them, as 16 words; of two groups in half a vector
+// each; of four in a quarter; of eight in an eighth.
 template <class T, Side kSide>
 BITLAW_OWN __m512i words_of(const T* x, int64_t block) {
-  constexpr int64_t kStep = 64 / sizeof(T);
   __m512i most = _mm512_setzero_si512();
-  int64_t i = 0;
-  for (; i + kStep <= block; i += kStep)
+  for (int64_t i = 0; i < block; i += 64 / sizeof(T))
     most = larger_of<T, kSide>(most, _mm512_loadu_si512(x + i));
-  if constexpr (sizeof(T) == 2)
-    if (i < block)
-      most = larger_of<T, kSide>(
-          most, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256((const __m256i*)(x + i))));
   return most;
 }
 template <class T, Side kSide>
@@ -114,12 +108,28 @@ BITLAW_OWN __m512d squares_of(const T* x, int64_t block) {
   return _mm512_maskz_unpacklo_pd(0xff, a, b) + _mm512_maskz_unpackhi_pd(0xff, a, b);
 }
 
-// The sum of one group.
-template <class T>
-BITLAW_OWN double square_of(const T* x, int64_t n) {
+// The sum of one long group.
+BITLAW_OWN double square_of(const float* x, int64_t n) {
   double lane[kLanes / 2];
   _mm512_storeu_pd(lane, lanes_of(x, n));
   return sum_of_lanes<kLanes / 2>(lane);
+}
+// In pairs, the halves of 32-bit words, which no element leaves: lanes with even numbers, and odd.
+BITLAW_OWN double square_of(const bfloat16* x, int64_t n) {
+  __m512d even = _mm512_setzero_pd(), odd = _mm512_setzero_pd();
+  const __m256i upper = _mm256_set1_epi32(-0x10000);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const __m256i pair = _mm256_loadu_si256((const __m256i*)(x + i));
+    const __m512d a = _mm512_maskz_cvtps_pd(0xff, _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)));
+    const __m512d b =
+        _mm512_maskz_cvtps_pd(0xff, _mm256_castsi256_ps(_mm256_and_si256(pair, upper)));
+    even = _mm512_fmadd_pd(a, a, even);
+    odd = _mm512_fmadd_pd(b, b, odd);
+  }
+  double of_even[kLanes / 2], of_odd[kLanes / 2];
+  _mm512_storeu_pd(of_even, even);
+  _mm512_storeu_pd(of_odd, odd);
+  return sum_of_lanes<kLanes / 2>(of_even) + sum_of_lanes<kLanes / 2>(of_odd);
 }
 
 template <class T>
@@ -170,13 +180,19 @@ struct OwnForm<GroupStatistics<T>> : std::true_type {
   BITLAW_OWN static void run(const T* x, int64_t groups, int64_t block, Statistic statistic,
                              bool pruned, float* high, float* low) {
     const bool squares = statistic == Statistic::rms;
+    const int64_t step = squares ? kLanes : 64 / sizeof(T);
     int64_t b = 0;
-    if (block % kLanes == 0 && block <= kStretch && !(squares && pruned)) {
-      b = squares                         ? of<Statistic::rms>(x, groups, block, high, low)
-          : statistic == Statistic::range ? of<Statistic::range>(x, groups, block, high, low)
-                                          : of<Statistic::absmax>(x, groups, block, high, low);
-      for (; squares && b < groups; ++b)
-        high[b] = statistic_of({0, 0, square_of(x + b * block, block), block}, Statistic::rms);
+    if (block % step == 0 && !(squares && pruned)) {
+      if (block <= kStretch)
+        b = squares                         ? of<Statistic::rms>(x, groups, block, high, low)
+            : statistic == Statistic::range ? of<Statistic::range>(x, groups, block, high, low)
+                                            : of<Statistic::absmax>(x, groups, block, high, low);
+      for (; squares && b < groups; ++b) {
+        Sums sums{0, 0, 0, block};
+        for (int64_t i = 0; i < block; i += kStretch)
+          sums.square += square_of(x + b * block + i, block - i < kStretch ? block - i : kStretch);
+        high[b] = statistic_of(sums, statistic);
+      }
     }
     Plain::run(x + b * block, groups - b, block, statistic, pruned, high + b,
                low ? low + b : nullptr);
