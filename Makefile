@@ -9,6 +9,8 @@ comma = ,
 SOURCES = pyproject.toml CMakeLists.txt $(shell find cpp python -type f -not -name '*.pyc')
 CPP = $(shell find cpp bench tests -name '*.hpp' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
+# One venv for all targets.
+.NOTPARALLEL:
 .PHONY: build reproduce test test-all sanitize bench lint format clean
 
 build: $(VENV)/.installed-train

@@ -31,7 +31,8 @@ BITLAW_OWN __m512i larger_of(__m512i most, __m512i x) {
 }
 
 // A group of `block` elements, whole vectors of them, as 16 words; of two groups in half a vector
-// each; of four in a quarter; of eight in an eighth.
+// each; of four in a quarter; of eight in an eighth. Which groups meet in which step is such that
+// the results come out in their order.
 template <class T, Side kSide>
 BITLAW_OWN __m512i words_of(const T* x, int64_t block) {
   __m512i most = _mm512_setzero_si512();
@@ -89,7 +90,7 @@ BITLAW_OWN __m512d lanes_of(const T* x, int64_t block) {
   return low + high;
 }
 
-// The second halving, of two groups; the third, of four; the sums of eight groups.
+// The second halving, of two groups; the third, of four; the sums of eight groups, in their order.
 template <class T>
 BITLAW_OWN __m512d fourths_of(const T* x, int64_t block) {
   const __m512d a = lanes_of(x, block), b = lanes_of(x + 2 * block, block);
@@ -183,7 +184,7 @@ struct OwnForm<GroupStatistics<T>> : std::true_type {
     const int64_t step = squares ? kLanes : 64 / sizeof(T);
     int64_t b = 0;
     if (block % step == 0 && !(squares && pruned)) {
-      if (block <= kStretch)
+      if (!squares || block <= kStretch)
         b = squares                         ? of<Statistic::rms>(x, groups, block, high, low)
             : statistic == Statistic::range ? of<Statistic::range>(x, groups, block, high, low)
                                             : of<Statistic::absmax>(x, groups, block, high, low);

@@ -148,6 +148,7 @@ BITLAW_LEAF float one_where(bool condition) {
 }
 
 // The whole number t is taken to: floor(t), or one more where the rest is above u; NaN stays NaN.
+// (Of x86-64, AVX2 and later have an instruction for it; without, it is slow.)
 BITLAW_LEAF float whole_above(float t, float u) {
   const float low = __builtin_floorf(t);
   return low + one_where(t - low > u);

@@ -75,6 +75,30 @@ BITLAW_LEAF void square_lanes(const T* x, int64_t n, double* lane) {
   }
 }
 
+// The same of bfloat16 in pairs, the halves of 32-bit words, which no element leaves: better where
+// the lanes come home once in many elements, worse in short blocks.
+BITLAW_LEAF void square_lanes_of_pairs(const bfloat16* x, int64_t n, double* lane) {
+  constexpr int half = kLanes / 2;
+  double even[half] = {}, odd[half] = {};
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    BITLAW_CHUNK
+    for (int l = 0; l < half; ++l) {
+      uint32_t pair;
+      std::memcpy(&pair, x + i + 2 * l, 4);
+      const double a = std::bit_cast<float>(pair << 16);
+      const double b = std::bit_cast<float>(pair & 0xffff0000u);
+      even[l] += a * a;
+      odd[l] += b * b;
+    }
+  }
+  for (int l = 0; l < half; ++l) lane[2 * l] = even[l], lane[2 * l + 1] = odd[l];
+  for (int64_t i = whole; i < n; ++i) {
+    const double v = to_float(x[i]);
+    lane[i - whole] += v * v;
+  }
+}
+
 // The upper half of the lanes to the lower, until one is left.
 template <int lanes = kLanes>
 BITLAW_LEAF double sum_of_lanes(double* lane) {
@@ -101,7 +125,10 @@ BITLAW_LEAF Sums sums_of_stretch(const T* x, int64_t n, Statistic statistic, boo
   }
   if (statistic != Statistic::rms) return s;
   double lane[kLanes];
-  square_lanes(x, n, lane);
+  if constexpr (std::is_same_v<T, bfloat16>)
+    square_lanes_of_pairs(x, n, lane);
+  else
+    square_lanes(x, n, lane);
   s.square = sum_of_lanes(lane);
   if (pruned) {
     int64_t zeros = 0;
@@ -132,6 +159,23 @@ BITLAW_LEAF void range_of_blocks(const T* x, int64_t groups, float* high, float*
     low[b] = float_of(s.low);
   }
 }
+// The chains of eight groups side by side: one alone is waited for.
+template <class T>
+BITLAW_LEAF int64_t rms_of_blocks(const T* x, int64_t groups, int64_t block, float* high) {
+  constexpr int kSide = 8;
+  int64_t b = 0;
+  for (; b + kSide <= groups; b += kSide) {
+    double lane[kSide][kLanes];
+    for (int k = 0; k < kSide; ++k) square_lanes(x + (b + k) * block, block, lane[k]);
+    BITLAW_UNROLL
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int k = 0; k < kSide; ++k)
+        for (int l = 0; l < half; ++l) lane[k][l] += lane[k][l + half];
+    for (int k = 0; k < kSide; ++k)
+      high[b + k] = statistic_of({0, 0, lane[k][0], block}, Statistic::rms);
+  }
+  return b;
+}
 template <class T>
 struct GroupStatistics {
   BITLAW_LEAF static void run(const T* x, int64_t groups, int64_t block, Statistic statistic,
@@ -142,7 +186,10 @@ struct GroupStatistics {
     if (absmax && block == 64) return absmax_of_blocks<T, 64>(x, groups, high);
     if (statistic == Statistic::range && block == 32)
       return range_of_blocks<T, 32>(x, groups, high, low);
-    for (int64_t b = 0; b < groups; ++b) {
+    int64_t b = 0;
+    if (statistic == Statistic::rms && !pruned && block <= 256)
+      b = rms_of_blocks(x, groups, block, high);
+    for (; b < groups; ++b) {
       const Sums s = sums_of(x + b * block, block, statistic, pruned);
       high[b] = statistic_of(s, statistic);
       if (statistic == Statistic::range) low[b] = float_of(s.low);

@@ -1,5 +1,5 @@
 // Statistics of groups, in one read: b bytes per element of b bytes. Maxima are of integers, so
-// atomics may come in any order; sums run in the order of core/statistic.hpp, by sixteen threads
+// atomics may come in any order; sums run in the order of core/sums.hpp, by sixteen threads
 // for consecutive elements and one for columns.
 #include "cuda/groups.cuh"
 #include "cuda/quantize.hpp"

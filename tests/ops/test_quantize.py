@@ -47,6 +47,25 @@ def test_bfloat16_equals_its_definition_for_any_zero_point(zero):
         assert_kernel_equals_definition("uint4", 4096, scale, zero)
 
 
+@pytest.mark.parametrize("rounding", ["stochastic", "toward_zero", "away"])
+@pytest.mark.parametrize(
+    "kind, bounds, zero", [("affine", (0, 15), -1000), ("uniform", (-1023, 1023), 0)]
+)
+def test_levels_far_from_zero_are_rounded_like_those_near_it(kind, bounds, zero, rounding):
+    x = np.array([[100, 600, 700, 1005.3, 1010.7, -600, np.inf, 1e30]], np.float32)
+    grid = np.array([[*bounds, 0, 15, 1]], np.float32)
+    zeros = np.full((1, 1 if kind == "affine" else 0), zero, np.float32)
+    noise = np.ones((1, 3 if rounding == "stochastic" else 0), np.uint32)
+    arrays = (x, np.ones((1, 1), np.float32), zeros, grid, noise)
+    attributes = {"block": 8, "kind": kind, "scaling": "f32", "rounding": rounding}
+    attributes |= {"estimator": "clip_rounded", "hadamard": 0, "pruned": False}
+    got = doors.through_numpy("fake_quantize_scaled", arrays, attributes)
+    want = doors.definition("fake_quantize_scaled", arrays, attributes)
+    for g, w in zip(got, want, strict=True):
+        doors.assert_same_bits(g, w, f"{kind} {rounding}")
+    assert len(np.unique(np.asarray(got[0]))) > 2
+
+
 @pytest.mark.parametrize("bounds", [(-0.0, 15.0), (-15.0, -0.0)])
 def test_a_bound_of_minus_zero_is_the_level_zero(bounds):
     x = np.linspace(-9, 9, 64, dtype=np.float32).reshape(1, 64)

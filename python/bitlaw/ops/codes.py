@@ -4,7 +4,7 @@
 |---|---|
 | uniform, offset 0 | two's complement |
 | uniform mid-rise, affine | unsigned, 0 is the lowest level |
-| float | sign, exponent, mantissa: the bit patterns of the OCP formats; NaN is all ones, but for the sign |
+| float | sign, exponent, mantissa: the bit patterns of the OCP formats; NaN all ones but its sign |
 | nf4 | the index of the level |
 
 Layouts, grids and attributes are those of `bitlaw.ops.quantize`.
@@ -222,7 +222,8 @@ def _given(x, grid, noise, *, statistic, **attributes):
 def quantize(x, grid, noise, *, bits: int, statistic: str, **attributes):
     """Packed codes of x, their scales, and where the gradient passes, in one pass.
 
-        dequantize(quantize(x)) = fake_quantize(x)    bit for bit, -0 and NaN included
+        dequantize(quantize(x)) = fake_quantize(x)    bit for bit, -0 included; NaN is NaN,
+                                                      without a sign
 
     Args:
         x, grid, noise: as of `fake_quantize`.

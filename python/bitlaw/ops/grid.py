@@ -76,7 +76,7 @@ def map_uniform(ratio, qmin, qmax, offset, u, rounding: str):
     if rounding == "nearest":
         rounded = xp.rint(v)
     else:  # on magnitudes
-        t = xp.minimum(xp.abs(ratio), np.float32(512)) - offset
+        t = xp.minimum(xp.abs(ratio), FLT_MAX) - offset  # finite: inf - inf is NaN
         rounded = _signed(_above(t, u, rounding) + offset, ratio) - offset
     code = xp.clip(rounded, qmin, qmax)
     return v, rounded, code, code + offset
