@@ -31,8 +31,7 @@ BITLAW_OWN __m512i larger_of(__m512i most, __m512i x) {
 }
 
 // A group of `block` elements, whole vectors of them, as 16 words; of two groups in half a vector
-// each; of four in a quarter; of eight in an eighth. Which groups meet in which step is such that
-// the results come out in their order.
+// each; of four in a quarter; of eight in an eighth. All are read in the order of memory.
 template <class T, Side kSide>
 BITLAW_OWN __m512i words_of(const T* x, int64_t block) {
   __m512i most = _mm512_setzero_si512();
@@ -42,19 +41,20 @@ BITLAW_OWN __m512i words_of(const T* x, int64_t block) {
 }
 template <class T, Side kSide>
 BITLAW_OWN __m512i halves_of(const T* x, int64_t block) {
-  const __m512i a = words_of<T, kSide>(x, block), b = words_of<T, kSide>(x + 4 * block, block);
+  const __m512i a = words_of<T, kSide>(x, block), b = words_of<T, kSide>(x + block, block);
   return maximum<T>(_mm512_maskz_shuffle_i64x2(0xff, a, b, 0x44),
                     _mm512_maskz_shuffle_i64x2(0xff, a, b, 0xee));
 }
 template <class T, Side kSide>
 BITLAW_OWN __m512i quarters_of(const T* x, int64_t block) {
-  const __m512i a = halves_of<T, kSide>(x, block), b = halves_of<T, kSide>(x + 8 * block, block);
+  const __m512i a = halves_of<T, kSide>(x, block), b = halves_of<T, kSide>(x + 2 * block, block);
   return maximum<T>(_mm512_maskz_shuffle_i64x2(0xff, a, b, 0x88),
                     _mm512_maskz_shuffle_i64x2(0xff, a, b, 0xdd));
 }
 template <class T, Side kSide>
 BITLAW_OWN __m512 eighths_of(const T* x, int64_t block) {
-  const __m512i a = quarters_of<T, kSide>(x, block), b = quarters_of<T, kSide>(x + block, block);
+  const __m512i a = quarters_of<T, kSide>(x, block),
+                b = quarters_of<T, kSide>(x + 4 * block, block);
   return _mm512_castsi512_ps(
       maximum<T>(_mm512_maskz_unpacklo_epi64(0xff, a, b), _mm512_maskz_unpackhi_epi64(0xff, a, b)));
 }
@@ -62,12 +62,14 @@ BITLAW_OWN __m512 eighths_of(const T* x, int64_t block) {
 // The largest of sixteen groups, as bits of floats.
 template <class T, Side kSide>
 BITLAW_OWN __m512i maxima_of(const T* x, int64_t block) {
-  const __m512 a = eighths_of<T, kSide>(x, block), b = eighths_of<T, kSide>(x + 2 * block, block);
-  const __m512i most = maximum<T>(_mm512_castps_si512(_mm512_maskz_shuffle_ps(0xffff, a, b, 0x88)),
-                                  _mm512_castps_si512(_mm512_maskz_shuffle_ps(0xffff, a, b, 0xdd)));
+  const __m512 a = eighths_of<T, kSide>(x, block), b = eighths_of<T, kSide>(x + 8 * block, block);
+  __m512i most = maximum<T>(_mm512_castps_si512(_mm512_maskz_shuffle_ps(0xffff, a, b, 0x88)),
+                            _mm512_castps_si512(_mm512_maskz_shuffle_ps(0xffff, a, b, 0xdd)));
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  most = _mm512_maskz_permutexvar_epi32(0xffff, order, most);  // group 4 t + q was word 4 q + t
   if (sizeof(T) == 4) return most;
-  const __m512i upper = maximum<T>(most, _mm512_maskz_slli_epi32(0xffff, most, 16));
-  return _mm512_maskz_andnot_epi32(0xffff, _mm512_set1_epi32(0xffff), upper);
+  most = maximum<T>(most, _mm512_maskz_slli_epi32(0xffff, most, 16));
+  return _mm512_maskz_andnot_epi32(0xffff, _mm512_set1_epi32(0xffff), most);
 }
 
 // ---- sums of squares -------------------------------------------------------------------------
@@ -90,23 +92,25 @@ BITLAW_OWN __m512d lanes_of(const T* x, int64_t block) {
   return low + high;
 }
 
-// The second halving, of two groups; the third, of four; the sums of eight groups, in their order.
+// The second halving, of two groups; the third, of four; the sums of eight groups.
 template <class T>
 BITLAW_OWN __m512d fourths_of(const T* x, int64_t block) {
-  const __m512d a = lanes_of(x, block), b = lanes_of(x + 2 * block, block);
+  const __m512d a = lanes_of(x, block), b = lanes_of(x + block, block);
   return _mm512_maskz_shuffle_f64x2(0xff, a, b, 0x44) +
          _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xee);
 }
 template <class T>
 BITLAW_OWN __m512d pairs_of(const T* x, int64_t block) {
-  const __m512d a = fourths_of(x, block), b = fourths_of(x + 4 * block, block);
+  const __m512d a = fourths_of(x, block), b = fourths_of(x + 2 * block, block);
   return _mm512_maskz_shuffle_f64x2(0xff, a, b, 0x88) +
          _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xdd);
 }
 template <class T>
 BITLAW_OWN __m512d squares_of(const T* x, int64_t block) {
-  const __m512d a = pairs_of(x, block), b = pairs_of(x + block, block);
-  return _mm512_maskz_unpacklo_pd(0xff, a, b) + _mm512_maskz_unpackhi_pd(0xff, a, b);
+  const __m512d a = pairs_of(x, block), b = pairs_of(x + 4 * block, block);
+  const __m512d sums = _mm512_maskz_unpacklo_pd(0xff, a, b) + _mm512_maskz_unpackhi_pd(0xff, a, b);
+  const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+  return _mm512_maskz_permutexvar_pd(0xff, order, sums);  // group 4 s + q was number 2 q + s
 }
 
 // The sum of one long group.
