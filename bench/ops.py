@@ -128,14 +128,14 @@ def check(case: Case) -> None:
         np.testing.assert_array_equal(g.view(np.uint8), np.ascontiguousarray(w).view(np.uint8))
 
 
-def measure(case: Case, rounds: int = 9) -> dict:
+def measure(case: Case, rounds: int = 31) -> dict:
     """One row: medians in milliseconds, GB/s, shares and ratios."""
     calls = contenders(case)
     for call in calls.values():
         call()
     times = {name: [_once(call)] for name, call in calls.items()}
     # Slow ones take fewer rounds: what they are compared with is far away.
-    wanted = {name: 1 if t > 0.5 else 3 if t > 0.03 else 9 for name, (t,) in times.items()}
+    wanted = {name: 1 if t > 0.5 else 3 if t > 0.03 else rounds for name, (t,) in times.items()}
     for k in range(1, rounds):
         for name, call in calls.items():
             if k < wanted[name]:
@@ -207,11 +207,14 @@ def main() -> None:
     parser.add_argument(
         "--save", action="store_true", help="append to bench/results/ops.jsonl or cuda.jsonl"
     )
-    parser.add_argument("--rounds", type=int, default=9, help="calls of each contender, at most")
+    parser.add_argument(
+        "--rounds", type=int, help="calls of each contender, at most (default 31; 9 on a GPU)"
+    )
     parser.add_argument("--side", type=int, default=4096, help="of the matrices to quantize")
     parser.add_argument("--device", choices=RESULTS, default="cpu", help="where to run")
     options = parser.parse_args()
     on_gpu = options.device == "cuda"
+    rounds = options.rounds or (9 if on_gpu else 31)
     try:
         device = jax.devices(options.device)[0]
     except RuntimeError:
@@ -230,13 +233,13 @@ def main() -> None:
     rows = []
     for case in chosen:
         if on_gpu:
-            row = _on_gpu(case, device, here["device_copy_gbs"], options.rounds)
+            row = _on_gpu(case, device, here["device_copy_gbs"], rounds)
             if row is None:
                 continue
             rows.append(row)
         else:
             check(case)
-            rows.append(measure(case, options.rounds))
+            rows.append(measure(case, rounds))
         print((cuda.line if on_gpu else line)(rows[-1]), flush=True)
         if options.save:
             with RESULTS[options.device].open("a") as file:
