@@ -16,6 +16,7 @@ import argparse
 import functools
 import json
 import pathlib
+import random
 import time
 from collections.abc import Callable
 
@@ -136,8 +137,10 @@ def measure(case: Case, rounds: int = 31) -> dict:
     times = {name: [_once(call)] for name, call in calls.items()}
     # Slow ones take fewer rounds: what they are compared with is far away.
     wanted = {name: 1 if t > 0.5 else 3 if t > 0.03 else rounds for name, (t,) in times.items()}
+    order, rng = list(calls.items()), random.Random(0)
     for k in range(1, rounds):
-        for name, call in calls.items():
+        rng.shuffle(order)  # none always after the same, whose memory and threads it meets
+        for name, call in order:
             if k < wanted[name]:
                 times[name].append(_once(call))
     median = {name: float(np.median(t)) for name, t in times.items()}
